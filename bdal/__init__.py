@@ -41,9 +41,10 @@ from bdal.errors import (
     DataNotFoundError,
     LabelError,
     NonFiniteError,
+    SelectorError,
 )
 from bdal.loop import Round, active_learning, ask, tell
-from bdal.pool import LabelledSet, extend, map_pool
+from bdal.pool import ABSTAIN, LabelledSet, extend, map_pool
 from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout, fit_snapshots
 from bdal.selection import (
     Query,
@@ -66,6 +67,7 @@ from bdal.training import Training
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABSTAIN",
     "STRATEGIES",
     "AcceleratorError",
     "CapacityError",
@@ -79,6 +81,7 @@ __all__ = [
     "Query",
     "QueryStrategy",
     "Round",
+    "SelectorError",
     "Training",
     "accuracy",
     "acquisition",

@@ -1,21 +1,23 @@
-"""The command line: `bdal run CONFIG.yaml`, `bdal methods`, `bdal doctor`.
+"""The command line: `bdal run`, `report`, `sweep`, `ask`, `tell`, `label`, `methods`, `doctor`.
 
 Nothing slow is imported before the arguments are read.
 
-Exit codes: 0 done, 1 error, 2 usage or config, 130 interrupted (the same command goes on).
+Exit codes: 0 done, 1 error, 2 usage or config, 75 another process works in the run directory (try later), 130
+interrupted by Ctrl-C or SIGTERM (the same command goes on).
 """
 
 import argparse
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Sequence
-from functools import partial
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-
-OUR_FLAGS = ("--workdir", "--debug", "--help", "--version")
 
 RUN_HELP = """\
 Run the experiment of a config file and end with a table and a figure of learning curves.
@@ -25,79 +27,155 @@ Any field of the config can be set after its path, list items by their number:
 
 --data-dir DIR is short for --data.data-dir DIR, the folder that holds mnist/ and fashion_mnist/.
 
-What is finished is not repeated: the same command goes on where an earlier one stopped.
+What is finished is not repeated: the same command goes on where an earlier one stopped. A run directory that holds
+another config, data set or environment is refused, unless --allow-mismatch says to go on and to have the report say so.
 """
+SWEEP_HELP = """\
+Write a run directory's config for every point of a grid and every seed, and the list of commands that run them.
+
+  bdal sweep configs/quickstart.yaml --seeds 0:10 --grid strategy=bald,margin --workers 2
+  bdal sweep configs/quickstart.yaml --seeds 0:5 --grid training.steps=200,400 --grid posterior=mc_dropout
+
+`strategy` and `posterior` choose from the config's comparisons, any other key is a field of the config. Without
+--workers nothing is run: commands.txt in the root has a line a run, for a cluster's job array or `bash`. Called again
+it adds what is new and repeats nothing. Fields can be set as for `bdal run`.
+"""
+
+
+TAKE_FIELDS = ("run", "sweep", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors end as one line on standard error, unless `--debug`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    given, overrides = _take_overrides(arguments)
-    options = _parser().parse_args(given)
-    if overrides and options.command != "run":
-        print(f"bdal: {overrides[0]} is an option of `bdal run` only", file=sys.stderr)
+    parser, own_flags = _parser()
+    given, overrides = _take_overrides(arguments, own_flags)
+    options = parser.parse_args(given)
+    if overrides and options.command not in TAKE_FIELDS:
+        print(f"bdal: {overrides[0]} is no option of `bdal {options.command}`", file=sys.stderr)
         return 2
+    options.overrides = overrides
 
     from bdal.errors import AcceleratorError, ConfigError  # brings jax, which the line above need not wait for
+    from bdal.experiment.lock import LockedError
 
-    commands = {"doctor": _doctor, "methods": _methods, "run": partial(_run, options, overrides)}
     try:
-        return commands[options.command]()
+        with _terminated_as_interrupted(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except KeyboardInterrupt:
-        print(f"bdal: interrupted; to go on: {shlex.join(['bdal', *arguments])}", file=sys.stderr)
+        again = shlex.join(["bdal", *arguments])
+        print(f"bdal: interrupted; what was complete is kept; to go on: {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has gone: leave without a second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, AcceleratorError) as error:
+    except (ValueError, OSError, AcceleratorError, LockedError) as error:
         if options.debug:
             raise
         print(f"bdal: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 75 if isinstance(error, LockedError) else 2 if isinstance(error, ConfigError) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+@contextmanager
+def _terminated_as_interrupted():
+    """SIGTERM, by which a cluster's scheduler takes a machine away, ends a command as Ctrl-C does."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _show_warning(message, category, *_args, **_kwargs) -> None:
+    print(f"bdal: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
+    """The parser, and each command's own flags with whether they take a value."""
     parser = argparse.ArgumentParser(
         prog="bdal", description="Bayesian deep active learning in JAX.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"bdal {_version()}")
-    parser.set_defaults(debug=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run",
-        help="run the experiment of a config file",
-        description=RUN_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="bdal run CONFIG.yaml [--section.field value ...] [--data-dir DIR] [--workdir DIR] [--debug]",
-        allow_abbrev=False,
-    )
+
+    def command(name, run, help, description=None, usage=None):
+        added = commands.add_parser(
+            name, help=help, description=description or help[0].upper() + help[1:] + ".", usage=usage,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        added.set_defaults(run=run)
+        added.add_argument("--debug", action="store_true", help="show where an error came from")
+        return added
+
+    run = command(
+        "run", _run, "run the experiment of a config file", RUN_HELP,
+        "bdal run CONFIG.yaml [--section.field value ...] [--data-dir DIR] [--workdir DIR] [--allow-mismatch]",
+    )  # fmt: skip
     run.add_argument("config", metavar="CONFIG.yaml", type=Path)
     run.add_argument("--workdir", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
-    run.add_argument("--debug", action="store_true", help="show where an error came from")
-    doctor = commands.add_parser(
-        "doctor", help="print versions and devices, and find an accelerator that is not used", allow_abbrev=False
+    run.add_argument(
+        "--allow-mismatch", action="store_true", help="go on in a directory of another config, data or environment"
     )
-    doctor.add_argument("--debug", action="store_true", help="show where an error came from")
-    methods = commands.add_parser(
-        "methods", help="print the table of query strategies: what each needs and costs", allow_abbrev=False
-    )
-    methods.add_argument("--debug", action="store_true", help="show where an error came from")
-    return parser
+
+    report = command("report", _report, "write a report of run directories, finished or not, as HTML and Markdown")
+    report.add_argument("workdirs", metavar="DIR", nargs="+", type=Path)
+    report.add_argument("--out", metavar="DIR", type=Path, help="where to (default: report/ in the first directory)")
+    report.add_argument("--no-images", action="store_true", help="leave out the pictures of what was queried")
+
+    sweep = command(
+        "sweep", _sweep, "write the runs of a grid of configs and seeds, and perhaps run them", SWEEP_HELP,
+        "bdal sweep CONFIG.yaml [--seeds A:B] [--grid key=v1,v2 ...] [--root DIR] [--workers N] [--field value ...]",
+    )  # fmt: skip
+    sweep.add_argument("config", metavar="CONFIG.yaml", type=Path)
+    sweep.add_argument("--seeds", metavar="A:B", help="seeds A to B - 1 (default: those of the config)")
+    sweep.add_argument("--seeds-per-run", metavar="N", type=int, default=1, help="seeds of one run (default: 1)")
+    sweep.add_argument("--grid", metavar="KEY=V1,V2", action="append", default=[], help="values to go through")
+    sweep.add_argument("--root", metavar="DIR", type=Path, help="where to (default: sweeps/<name>)")
+    sweep.add_argument("--workers", metavar="N", type=int, default=0, help="run them here, so many at a time")
+
+    ask = command("ask", _ask, "write the points that a person should label next, as CSV and for Label Studio")
+    tell = command("tell", _tell, "read a person's answers, train again and choose the next points")
+    label = command("label", _label, "label in the browser, on this machine only")
+    for people in (ask, tell, label):
+        people.add_argument("workdir", metavar="DIR", type=Path)
+        people.add_argument("--data-dir", metavar="DIR", help="where the data set's files are, if not where they were")
+    tell.add_argument("answers", metavar="ANSWERS.csv|EXPORT.json", type=Path)
+    label.add_argument("--port", metavar="N", type=int, default=0, help="on 127.0.0.1 (default: a free one)")
+    label.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+
+    command("methods", _methods, "print the table of query strategies: what each needs and costs")
+    doctor = command("doctor", _doctor, "print versions and devices, find an unused accelerator; look at a pool")
+    doctor.add_argument("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="fields can be set as for bdal run")
+    flags = {
+        name: {flag: action.nargs != 0 for action in each._actions for flag in action.option_strings}
+        for name, each in commands.choices.items()
+    }
+    return parser, flags
 
 
-def _take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _take_overrides(arguments: Sequence[str], own_flags: dict[str, dict[str, bool]]) -> tuple[list[str], list[str]]:
     """Arguments without the `--field value` pairs, and those pairs: argparse would take their values for the config."""
-    rest, overrides = list(arguments), []
-    given = []
+    rest, given, overrides = list(arguments), [], []
+    command = next((word for word in rest if not word.startswith("-")), "")
+    own = own_flags.get(command, {}) | {"--version": False}
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--") or word.partition("=")[0] in OUR_FLAGS:
+        flag, equals, _ = word.partition("=")
+        if not word.startswith("--") or flag in own:
             given.append(word)
-            if word == "--workdir" and rest:
+            if own.get(flag) and not equals and rest:
                 given.append(rest.pop(0))
             continue
-        overrides.append(re.sub(r"^--data-dir(?==|$)", "--data.data-dir", word))
-        if "=" not in word and rest and not rest[0].startswith("--"):
+        overrides.append(re.sub(r"^--data-dir(?==|$)", "--data.data-dir", word) if command in TAKE_FIELDS else word)
+        if not equals and rest and not rest[0].startswith("--"):
             overrides.append(rest.pop(0))
     return given, overrides
 
@@ -109,14 +187,24 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _doctor() -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from bdal.environment import doctor
 
     doctor()
+    if options.config is not None:
+        from bdal import datasets
+        from bdal.experiment import config, data
+
+        loaded = data.load(config.load(options.config, options.overrides))
+        names = ", ".join(loaded.class_names[:12]) + (", ..." if loaded.num_classes > 12 else "")
+        shape = "x".join(map(str, loaded.pool.shape[1:]))
+        print(f"\ndata  {loaded.num_points} pool points of shape {shape}, {loaded.num_classes} classes: {names}")
+        print(datasets.duplicates(loaded.source))
     return 0
 
 
-def _methods() -> int:
+def _methods(options: argparse.Namespace) -> int:
+    del options
     from rich.console import Console
     from rich.table import Table
 
@@ -130,8 +218,8 @@ def _methods() -> int:
     table.add_column("paper", overflow="fold")
     table.add_column("pinned by", overflow="fold")
     for name, method in (STRATEGIES | LEARNED).items():
-        options = "".join(f"\n  {option}={value}" for option, value in method.options.items())
-        table.add_row(name + options, method.needs, method.cost, method.paper, method.pinned_by)
+        choices = "".join(f"\n  {option}={value}" for option, value in method.options.items())
+        table.add_row(name + choices, method.needs, method.cost, method.paper, method.pinned_by)
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
@@ -146,25 +234,84 @@ def _methods() -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from rich.console import Console
+def _run(options: argparse.Namespace) -> int:
+    from bdal.experiment import config
 
-    from bdal.experiment import config, directory, tables
-    from bdal.experiment.progress import Progress
-
-    experiment = config.load(options.config, overrides)
+    experiment = config.load(options.config, options.overrides)
     workdir = (options.workdir or Path("runs") / experiment.name).expanduser().resolve()
     _keep_compiled_programs()
 
     from bdal.experiment.run import run
 
-    run(experiment, workdir, Progress)
+    run(experiment, workdir, allow_mismatch=options.allow_mismatch)
+    return _show_results(workdir)
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(tables.rich_table(tables.summarise(directory.results(workdir)), console.width))
-    print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {_short(workdir)}")
+
+def _show_results(workdir: Path) -> int:
+    from rich.console import Console
+
+    from bdal.experiment import directory, people, tables
+
+    rows = directory.results(workdir)
+    if rows:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)
+        console.print(tables.rich_table(tables.summarise(rows), console.width))
+        print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {_short(workdir)}")
+    here = shlex.quote(str(_short(workdir)))
+    if wanted := people.wanted(workdir):
+        print(f"{wanted}: bdal label {here}, or bdal ask {here} for files to fill in")
+    elif rows:
+        print(f"all of it as one page: bdal report {here}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bdal.experiment.report import report
+
+    page = report(options.workdirs, options.out, load_data=not options.no_images)
+    print(f"{_short(page)}, the same as report.md with its figures beside it")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from bdal.experiment.sweep import run_locally, sweep
+
+    points = sweep(
+        options.config, options.overrides, grid=options.grid, seeds=options.seeds, seeds_per_run=options.seeds_per_run,
+        root=options.root,
+    )  # fmt: skip
+    root = _short(points.root)
+    print(f"{len(points.commands)} runs: {root / 'commands.txt'}")
+    code = run_locally(points, options.workers) if options.workers else 0
+    if code == 0:
+        then = "all of it as one page" if options.workers else "when they have run"
+        print(f"{then}: bdal report {shlex.quote(str(root / 'runs'))}/* --out {shlex.quote(str(root / 'report'))}")
+    return code
+
+
+def _ask(options: argparse.Namespace) -> int:
+    from bdal.experiment import people
+
+    _keep_compiled_programs()
+    print(people.ask(options.workdir, data_dir=options.data_dir))
+    return 0
+
+
+def _tell(options: argparse.Namespace) -> int:
+    from bdal.experiment import people
+
+    _keep_compiled_programs()
+    print(people.tell(options.workdir, options.answers, data_dir=options.data_dir))
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    from bdal.experiment.session import label
+
+    _keep_compiled_programs()
+    label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
     return 0
 
 

@@ -125,12 +125,13 @@ class Committee:
         def over_points(params, key):
             return jax.vmap(lambda x: member(params, key, x))(inputs)  # [B, ...]
 
+        keys = None if self.keys is None else jax.random.clone(self.keys)  # a member draws the same at every call
         if self._one_at_a_time(inputs):
-            own = (self.params if self.stacked else None, self.keys)
+            own = (self.params if self.stacked else None, keys)
             out = jax.lax.map(lambda own: over_points(own[0] if self.stacked else self.params, own[1]), own)
             return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), out)
-        axes = (0 if self.stacked else None, None if self.keys is None else 0)
-        return jax.vmap(over_points, in_axes=axes, out_axes=1)(self.params, self.keys)
+        axes = (0 if self.stacked else None, None if keys is None else 0)
+        return jax.vmap(over_points, in_axes=axes, out_axes=1)(self.params, keys)
 
     def _one_at_a_time(self, inputs) -> bool:
         # XLA's convolutions leave their fast path on the CPU when a member axis is added to them: 8 s became 44 s.
@@ -421,6 +422,8 @@ def _logits_and_features(out):
             f"apply: expected logits [C] for one input, got shape {logits.shape}; wrap a function of a batch with "
             "bdal.from_batched"
         )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"apply: expected floating-point logits [C], got dtype {logits.dtype}")
     return logits, features
 
 

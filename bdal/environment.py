@@ -1,5 +1,6 @@
 """Where the arithmetic will run: versions and devices, and an error when an accelerator is there but not used."""
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -10,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from bdal.errors import AcceleratorError
+from bdal.errors import AcceleratorError, ConfigError
 
 TPU_VARIABLES = ("TPU_NAME", "COLAB_TPU_ADDR", "TPU_ACCELERATOR_TYPE")
 
@@ -85,6 +87,39 @@ def _nvidia_smi() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in listed.splitlines() if line.startswith("GPU ")]
+
+
+def check_hosts_agree(digest: str) -> None:
+    """Refuse to start where the processes of one `jax.distributed` program were given different things to run.
+
+    Every process calls it with its own digest, of its configuration and its data say, and all of them wait for each
+    other. Every process raises, so that none is left waiting. With one process it does nothing.
+
+    Args:
+      digest: any text.
+
+    Raises:
+      ConfigError: the texts differ; names the processes that agree with process 0, and those that do not.
+
+    >>> check_hosts_agree("config 5f2c, data 9a31")
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils  # slow to load, and only for several processes
+
+    mine = np.frombuffer(hashlib.sha256(digest.encode()).digest(), np.uint8)
+    everyones = np.asarray(multihost_utils.process_allgather(mine)).reshape(jax.process_count(), -1)
+    others = np.flatnonzero((everyones != everyones[0]).any(1))
+    if others.size:
+        like = [process for process in range(len(everyones)) if process not in others]
+        raise ConfigError(
+            f"hosts: expected the same configuration and data on all {len(everyones)} processes, got other ones on "
+            f"{_processes(others)} than on {_processes(like)}; this is process {jax.process_index()}, with {digest!r}"
+        )
+
+
+def _processes(numbers) -> str:
+    return f"{'process' if len(numbers) == 1 else 'processes'} {', '.join(map(str, numbers))}"
 
 
 def versions() -> dict[str, str]:

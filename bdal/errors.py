@@ -22,6 +22,10 @@ class LabelError(ValueError):
     """A label is out of range, or of the wrong kind."""
 
 
+class SelectorError(ValueError):
+    """A selector picked what it may not: a row that is none, that is not available, or that it picked before."""
+
+
 class CapacityError(ValueError):
     """More labels than were reserved for."""
 

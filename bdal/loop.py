@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 
 from bdal.committee import Committee
 from bdal.errors import LabelError
-from bdal.pool import LabelledSet, check_labels, extend
+from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend
 from bdal.selection import Query
 from bdal.strategy import (
     Health,
     QueryStrategy,
     check_health,
+    check_on_nonfinite,
     check_own_committee,
     draw_targets,
     fits_one_program,
@@ -39,7 +40,7 @@ class Round(NamedTuple):
       committee: fitted to `labelled`.
       labelled: what the committee was trained on: its `count` is the x-axis of a learning curve.
       query: pool indices in the order of picking, and their gains; empty in the last round.
-      labels: the oracle's answers.
+      labels: the oracle's answers, ABSTAIN where it gave none.
     """
 
     number: int
@@ -52,8 +53,9 @@ class Round(NamedTuple):
 def active_learning(
     key, *, fit: Callable[..., Any], strategy: QueryStrategy, inputs, oracle: Callable[[np.ndarray], Any],
     labelled: LabelledSet, query_size: int, rounds: int, start: int = 0, validation: LabelledSet | None = None,
-    candidates: int | None = None, num_classes: int | None = None, targets=None, chunk_size: int = 1024,
-    mesh: Mesh | None = None,
+    excluded: np.ndarray | None = None, abstain_cost: int = 1, charged: int = 0, candidates: int | None = None,
+    strict: bool = False, num_classes: int | None = None, targets=None, on_nonfinite: str = "raise",
+    chunk_size: int = 1024, mesh: Mesh | None = None,
 ) -> Iterator[Round]:  # fmt: skip
     """Fit, query, label; until `rounds` queries are made, and a last fit to everything that was bought.
 
@@ -66,16 +68,21 @@ def active_learning(
         one's own.
       strategy: from `bdal.make_strategy`, or one's own.
       inputs: the pool `[N, ...]`, a pytree without labels; NumPy arrays are streamed from the host.
-      oracle: `indices [Q] -> labels [Q]`, called once a round.
+      oracle: `indices [Q] -> labels [Q]`, called once a round. It may answer `bdal.ABSTAIN` for a point: that point is
+        never queried again.
       labelled: the initial set; its capacity is the budget of training labels.
       query_size: Q.
       rounds: how many queries are made, those before `start` included.
       start: the number of the first round, to go on from its labelled set: rounds 3, 4, ... are then what they would
         have been in one go.
       validation: labelled points for early stopping; they are not queried again.
+      excluded: `[N]` booleans, points that are never queried, such as those on which the oracle abstained earlier.
+      abstain_cost: what an abstention takes from the budget, 1 or 0 labels.
+      charged: what abstentions before `start` took from it.
+      strict: refuse a last query that would have fewer points than `query_size`, before it is asked.
       candidates: score only a random subset of so many available points each round (Gal et al., ICML 2017).
       num_classes: C, to check all labels against; by default that of the first `Committee`.
-      targets, chunk_size, mesh: see `bdal.strategy.query`.
+      targets, on_nonfinite, chunk_size, mesh: see `bdal.strategy.query`.
 
     Yields:
       Rounds `start` to `rounds`, the last without a query; fewer if the labelled set or the pool is exhausted.
@@ -90,8 +97,11 @@ def active_learning(
     Warns:
       UserWarning: the last query is smaller because the capacity or the pool leaves no more.
     """
+    check_on_nonfinite(on_nonfinite)
     if query_size < 1:
         raise ValueError(f"query_size: expected at least 1, got {query_size}")
+    if rounds < 0:
+        raise ValueError(f"rounds: expected at least 0, got {rounds}")
     if validation is not None:  # only what is labelled
         size = int(validation.count)
         validation = LabelledSet(validation.indices[:size], validation.labels[:size], validation.count)
@@ -102,6 +112,11 @@ def active_learning(
                 f"point {both[0]}"
             )
     _check_sets(labelled, validation, num_classes)
+    excluded = np.zeros(pool_size(inputs), bool) if excluded is None else np.array(excluded, bool)
+    if excluded.shape != (pool_size(inputs),):
+        raise ValueError(f"excluded: expected one boolean a pool point [{pool_size(inputs)}], got {excluded.shape}")
+    if validation is not None:
+        excluded[validation.indices] = True
     for number in range(start, rounds + 1):
         committee = fit_round(step_key(key, number, "fit"), labelled, validation, fit=fit, inputs=inputs)
         if number == start:
@@ -110,26 +125,32 @@ def active_learning(
                 point = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), inputs)
                 num_classes = jax.eval_shape(Committee.log_probs, committee, point).shape[-1]
                 _check_sets(labelled, validation, num_classes)
-        left = query_limit(labelled, validation, inputs, query_size) if number < rounds else 0
+        left = query_limit(labelled, excluded, query_size, charged) if number < rounds else 0
         if not left:
             yield Round(number, committee, labelled, _no_query(), np.zeros(0, np.int32))
             return
         if left < query_size:
+            if strict:
+                raise ValueError(f"query_size: expected at most the {left} points that are left, got {query_size}")
             warnings.warn(f"the last query has {left} points instead of {query_size}: no more are left", stacklevel=2)
         query = ask(
-            step_key(key, number, "query"), committee, labelled, validation, strategy=strategy, inputs=inputs,
-            query_size=query_size, candidates=candidates, targets=targets, chunk_size=chunk_size, mesh=mesh,
+            step_key(key, number, "query"), committee, labelled, excluded, strategy=strategy, inputs=inputs,
+            query_size=query_size, candidates=candidates, targets=targets, on_nonfinite=on_nonfinite,
+            chunk_size=chunk_size, mesh=mesh,
         )  # fmt: skip
         indices = np.asarray(query.indices[:left])
         query = Query(indices, query.gains[:left])
         answer = oracle(indices)
         try:
-            labels = check_labels(answer, indices, num_classes)
+            labels = check_answers(answer, indices, num_classes)
         except LabelError as error:  # the other labels of the round are paid for
-            error.add_note(f"asked: {indices.tolist()}; answered: {np.asarray(answer).tolist()}")
+            answered = answer.tolist() if hasattr(answer, "tolist") else answer
+            error.add_note(f"asked: {indices.tolist()}; answered: {answered}")
             raise
         yield Round(number, committee, labelled, query, labels)
         labelled = tell(labelled, query, labels, inputs=inputs, num_classes=num_classes)
+        excluded[indices[labels == ABSTAIN]] = True
+        charged += abstain_cost * int((labels == ABSTAIN).sum())
 
 
 def _check_sets(labelled: LabelledSet, validation: LabelledSet | None, num_classes: int | None) -> None:
@@ -140,28 +161,38 @@ def _check_sets(labelled: LabelledSet, validation: LabelledSet | None, num_class
 
 
 def ask(
-    key, committee, labelled: LabelledSet, validation: LabelledSet | None = None, *, strategy: QueryStrategy, inputs,
-    query_size: int, candidates: int | None = None, targets=None, chunk_size: int = 1024, mesh: Mesh | None = None,
+    key, committee, labelled: LabelledSet, excluded=None, *, strategy: QueryStrategy, inputs, query_size: int,
+    candidates: int | None = None, targets=None, on_nonfinite: str = "raise", chunk_size: int = 1024,
+    mesh: Mesh | None = None,
 ) -> Query:  # fmt: skip
     """Which points to label next: `Query` of at most `query_size` pool indices, fewer if the pool runs out.
 
+    Points whose scores are not finite are no part of it, if they are to be excluded (`on_nonfinite`).
+    Labelled points, and those where `excluded [N]` holds (for validation, abstained), are not asked for.
+
     Raises:
-      NonFiniteError: a score that is no number. Nothing is queried.
+      NonFiniteError: a score that is no number, or, where these are excluded, no score that is one. Nothing is queried.
     """
+    check_on_nonfinite(on_nonfinite)
+    if pool_size(inputs) == 0:
+        return _no_query()
     # as `query_round` would, but a number is static
-    targets = draw_targets(jax.random.split(key, 3)[2], targets, inputs)
+    targets = draw_targets(jax.random.split(jax.random.clone(key), 3)[2], targets, inputs)
     run = _query_round if fits_one_program(committee, inputs, mesh) else query_round
     query, rows, health = run(
-        key, committee, labelled, validation, inputs, targets, strategy=strategy, query_size=query_size,
+        key, committee, labelled, excluded, inputs, targets, strategy=strategy, query_size=query_size,
         candidates=candidates, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
-    check_health(health, np.asarray(rows))
+    check_health(health, np.asarray(rows), on_nonfinite)
     return on_host(query)
 
 
 def tell(labelled: LabelledSet, query: Query, labels, *, inputs, num_classes: int | None = None) -> LabelledSet:
-    """The labelled set with the answers to a query; see `bdal.pool.extend` for what is refused."""
-    return extend(labelled, query.indices, labels, num_points=pool_size(inputs), num_classes=num_classes)
+    """The labelled set with the answers to a query, less abstentions; see `bdal.pool.extend` for what is refused."""
+    labels = check_answers(labels, query.indices, num_classes)
+    given = labels != ABSTAIN
+    indices = np.asarray(query.indices)[given]
+    return extend(labelled, indices, labels[given], num_points=pool_size(inputs), num_classes=num_classes)
 
 
 PURPOSES = ("fit", "query")
@@ -182,8 +213,8 @@ def fit_round(key, labelled: LabelledSet, validation: LabelledSet | None, *, fit
 
 
 def query_round(
-    key, committee, labelled: LabelledSet, validation: LabelledSet | None, inputs, targets, *, strategy: QueryStrategy,
-    query_size: int, candidates: int | None, chunk_size: int, mesh: Mesh | None = None,
+    key, committee, labelled: LabelledSet, excluded, inputs, targets, *, strategy: QueryStrategy, query_size: int,
+    candidates: int | None, chunk_size: int, mesh: Mesh | None = None,
 ) -> tuple[Query, jax.Array, Health]:  # fmt: skip
     """One query as a pure function: pool indices (−1 where the pool runs out), the rows' pool indices, `Health`."""
     if candidates is not None and candidates < query_size:
@@ -192,10 +223,10 @@ def query_round(
     num_points = pool_size(inputs)
     targets = draw_targets(targets_key, targets, inputs)
     taken = jnp.zeros(num_points + 1, bool)
-    for part in (labelled, validation):
-        if part is not None:
-            taken = taken.at[jnp.where(jnp.arange(part.capacity) < part.count, part.indices, num_points)].set(True)
-    taken = taken[:num_points]
+    real = jnp.arange(labelled.capacity) < labelled.count
+    taken = taken.at[jnp.where(real, labelled.indices, num_points)].set(True)[:num_points]
+    if excluded is not None:
+        taken |= jnp.asarray(excluded)
     if candidates is None or candidates >= num_points:
         rows, candidate_inputs = jnp.arange(num_points), inputs
     else:
@@ -204,7 +235,7 @@ def query_round(
         candidate_inputs = take_rows(inputs, rows)
     query, health = score_and_select(
         query_key, strategy, committee, candidate_inputs, take_rows(inputs, jnp.maximum(labelled.indices, 0)),
-        jnp.asarray(labelled.labels), targets, ~taken[rows], jnp.arange(labelled.capacity) < labelled.count,
+        jnp.asarray(labelled.labels), targets, ~taken[rows], real,
         query_size=query_size, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     indices = jnp.where(query.indices >= 0, rows[query.indices], -1)
@@ -220,11 +251,11 @@ def on_host(query: Query) -> Query:
     return Query(indices[indices >= 0], gains[indices >= 0])
 
 
-def query_limit(labelled: LabelledSet, validation: LabelledSet | None, inputs, query_size: int) -> int:
+def query_limit(labelled: LabelledSet, excluded: np.ndarray, query_size: int, charged: int = 0) -> int:
     """How many points the next query may have: the query size, the room that is left, or the points that are left."""
-    room = labelled.capacity - int(labelled.count)
-    points = pool_size(inputs) - int(labelled.count) - (0 if validation is None else int(validation.count))
-    return min(query_size, room, points)
+    room = labelled.capacity - int(labelled.count) - charged
+    points = len(excluded) - int(labelled.count) - int(excluded.sum())
+    return max(0, min(query_size, room, points))
 
 
 def pool_size(inputs) -> int:

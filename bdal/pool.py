@@ -14,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bdal.errors import CapacityError, LabelError
 
+ABSTAIN = -(2**30)  # an oracle will not label the point; -1, and what a NaN becomes as int32, stay errors
+
 
 class LabelledSet(NamedTuple):
     """All that survives a round: which pool points are labelled, and how. Preallocated, so that shapes never change.
@@ -85,7 +87,11 @@ def extend(labelled: LabelledSet, indices, labels, *, num_points: int, num_class
 
 def check_labels(labels, indices, num_classes: int | None = None) -> np.ndarray:
     """Labels as `[Q]` int32, or a LabelError that names the first point whose label is no class."""
-    labels = np.asarray(labels)
+    own = list(labels) if isinstance(labels, list | tuple) else None  # of which NumPy makes one type
+    try:
+        labels = np.asarray(labels)
+    except ValueError:  # lists in the list
+        labels = np.asarray(labels, object)
     if labels.shape != (len(indices),):
         points = f" {', '.join(map(str, indices[:5]))}{', ...' if len(indices) > 5 else ''}" if len(indices) else ""
         raise LabelError(
@@ -93,9 +99,9 @@ def check_labels(labels, indices, num_classes: int | None = None) -> np.ndarray:
         )
     if labels.size == 0:
         return labels.astype(np.int32)
-    if not np.issubdtype(labels.dtype, np.integer):
-        found = labels.tolist()
-        where = next((i for i, label in enumerate(found) if isinstance(label, bool) or not isinstance(label, int)), 0)
+    if not np.issubdtype(labels.dtype, np.integer) or any(isinstance(label, bool) for label in own or ()):
+        found = labels.tolist() if own is None else own
+        where = next((i for i, label in enumerate(found) if not _is_whole(label)), 0)
         raise LabelError(
             f"labels: expected integer classes, got {found[where]!r} for pool point {indices[where]} "
             f"(dtype {labels.dtype})"
@@ -108,6 +114,21 @@ def check_labels(labels, indices, num_classes: int | None = None) -> np.ndarray:
             f"labels: expected a class in [0{upper or ', ...'}), got {labels[where]} for pool point {indices[where]}"
         )
     return labels.astype(np.int32)
+
+
+def _is_whole(label) -> bool:
+    return isinstance(label, int | np.integer) and not isinstance(label, bool)
+
+
+def check_answers(labels, indices, num_classes: int | None = None) -> np.ndarray:
+    """An oracle's answers as `[Q]` int32, each a class or ABSTAIN; a LabelError names the first that is neither."""
+    given = labels
+    if isinstance(labels, list | tuple):
+        given = [0 if _is_whole(label) and label == ABSTAIN else label for label in labels]
+    elif np.issubdtype(np.asarray(labels).dtype, np.integer):
+        given = np.where(np.asarray(labels) == ABSTAIN, 0, labels)
+    check_labels(given, indices, num_classes)
+    return np.asarray(labels).astype(np.int32)
 
 
 def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh | None = None) -> Any:

@@ -108,6 +108,7 @@ def train(
     check_classes(init, apply, inputs, labels, count, validation)
     init_key, step_key, validation_key = jax.random.split(key, 3)
     inputs, labels, validation = jax.tree.map(jnp.asarray, (inputs, labels, validation))
+    inputs, labels = _with_a_row(inputs, labels)
     if validation is not None and jnp.shape(validation[1])[0] == 0:
         validation = None
     state = _start(init(init_key), training)
@@ -140,7 +141,7 @@ def train_snapshots(
     """
     check_classes(init, apply, inputs, labels, count, None)
     init_key, step_key, _ = jax.random.split(key, 3)
-    data = (*jax.tree.map(jnp.asarray, (inputs, labels)), count)
+    data = (*_with_a_row(*jax.tree.map(jnp.asarray, (inputs, labels))), count)
     state, period = _start(init(init_key), training), training.steps // num_snapshots
     if steps_from_python(init, apply, inputs):
         step, snapshots = _programs(apply, training)[0], []
@@ -155,6 +156,13 @@ def train_snapshots(
         return state, state.params
 
     return jax.lax.scan(until_next, state, length=num_snapshots)[1]
+
+
+def _with_a_row(inputs, labels):
+    """Minibatches are drawn of one row at least, real or not: a capacity of none gets one that is not."""
+    if labels.shape[0]:
+        return inputs, labels
+    return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), (inputs, labels))
 
 
 def _start(params, training) -> _State:
@@ -247,6 +255,7 @@ def _step(state, apply, training, key, data):
 def _look(state, apply, training, key, validation):
     """Compare the validation NLL of the averaged prediction, −log (1/M) Σ_m p_m(y | x), with the best so far."""
     inputs, labels = validation
+    key = jax.random.clone(key)  # every look has the same masks
     keys = jax.random.split(key, training.validation_samples) if training.validation_samples else None
 
     def log_probs(key):
@@ -303,4 +312,7 @@ def _optimizer(training):
 
 
 def _logits(out):
-    return (out[0] if isinstance(out, tuple) else out).astype(jnp.float32)
+    logits = out[0] if isinstance(out, tuple) else out
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"apply: expected floating-point logits [C], got dtype {logits.dtype}")
+    return logits.astype(jnp.float32)

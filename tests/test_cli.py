@@ -1,7 +1,10 @@
+import json
 import os
+import socket
 import subprocess
 import sys
-import types
+import threading
+import warnings
 from pathlib import Path
 
 import jax
@@ -9,7 +12,10 @@ import pytest
 
 from bdal import cli
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
+from bdal.experiment import config
+from bdal.experiment import run as experiment_run
 from bdal.experiment.directory import append, seed_folder
+from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
 from bdal.strategy import STRATEGIES
 
@@ -41,14 +47,16 @@ def runner(monkeypatch):
     """Puts a function in the place of the runner."""
 
     def replace(run):
-        monkeypatch.setitem(sys.modules, "bdal.experiment.run", types.SimpleNamespace(run=run))
+        monkeypatch.setattr(experiment_run, "run", run)
 
     return replace
 
 
-def made_up_run(experiment, workdir, progress):
+def made_up_run(experiment, workdir):
     """Ledgers as a run would leave them, with made-up numbers."""
-    with progress(total=4) as report:
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.yaml").write_text(config.dump(experiment))
+    with Progress(total=4) as report:
         for comparison in experiment.comparisons:
             for strategy in comparison.strategies:
                 for seed in range(experiment.seeds):
@@ -70,19 +78,22 @@ def made_up_run(experiment, workdir, progress):
 def test_run_ends_with_a_table(workplace, runner, capsys):
     seen = {}
 
-    def run(experiment, workdir, progress):
-        seen.update(experiment=experiment, workdir=workdir, progress=progress)
-        made_up_run(experiment, workdir, progress)
+    def run(experiment, workdir, *, allow_mismatch):
+        seen.update(experiment=experiment, workdir=workdir, allow_mismatch=allow_mismatch)
+        made_up_run(experiment, workdir)
 
     runner(run)
     assert cli.main(["run", "tiny.yaml", "--training.steps", "30", "--seed=4"]) == 0
     assert (seen["experiment"].training.steps, seen["experiment"].seed) == (30, 4)
     assert seen["workdir"] == workplace / "runs" / "tiny"
-    assert seen["progress"] is Progress
+    assert seen["allow_mismatch"] is False
     out = capsys.readouterr().out
     assert out.startswith("mc_dropout/random seed 0: 32 labels\n")
     assert "acc. at 32" in out
-    assert out.splitlines()[-1] == "figures curves.png and curves.pdf, tables table.md and table.csv in runs/tiny"
+    assert out.splitlines()[-2:] == [
+        "figures curves.png and curves.pdf, tables table.md and table.csv in runs/tiny",
+        "all of it as one page: bdal report runs/tiny",
+    ]
     assert "\x1b" not in out
 
 
@@ -97,9 +108,9 @@ def test_run_ends_with_a_table(workplace, runner, capsys):
 def test_overrides_anywhere_and_a_relative_workdir(workplace, runner, monkeypatch, arguments):
     seen = []
 
-    def run(experiment, workdir, progress):
+    def run(experiment, workdir, **_):
         seen.append((experiment.seed, workdir))
-        made_up_run(experiment, workdir, progress)
+        made_up_run(experiment, workdir)
         (workplace / "elsewhere").mkdir()
         monkeypatch.chdir(workplace / "elsewhere")
 
@@ -114,13 +125,27 @@ def test_overrides_anywhere_and_a_relative_workdir(workplace, runner, monkeypatc
 def test_the_folder_of_the_data_has_a_short_flag(workplace, runner, flag, joined):
     seen = []
 
-    def run(experiment, workdir, progress):
+    def run(experiment, workdir, **_):
         seen.append(experiment.data.data_dir)
-        made_up_run(experiment, workdir, progress)
+        made_up_run(experiment, workdir)
 
     runner(run)
     assert cli.main(["run", *([f"{flag}=there"] if joined else [flag, "there"]), "tiny.yaml"]) == 0
-    assert seen == ["there"]
+    assert seen == [str(workplace / "there")]
+
+
+@pytest.mark.parametrize("place", [1, 2, 4])
+def test_a_mismatch_is_allowed_by_a_flag_without_a_value(workplace, runner, place):
+    seen = []
+
+    def run(experiment, workdir, *, allow_mismatch):
+        seen.append((experiment.seed, allow_mismatch))
+        made_up_run(experiment, workdir)
+
+    runner(run)
+    arguments = ["run", "tiny.yaml", "--seed", "4"]
+    assert cli.main([*arguments[:place], "--allow-mismatch", *arguments[place:]]) == 0
+    assert seen == [(4, True)]
 
 
 @pytest.mark.parametrize(
@@ -133,12 +158,13 @@ def test_the_folder_of_the_data_has_a_short_flag(workplace, runner, flag, joined
         (AcceleratorError("a TPU is attached, but"), 1, "bdal: a TPU is attached, but"),
         (
             KeyboardInterrupt(), 130,
-            "bdal: interrupted; to go on: bdal run tiny.yaml --model.hidden '[8, 8]'",
+            "bdal: interrupted; what was complete is kept; to go on: bdal run tiny.yaml --model.hidden '[8, 8]'",
         ),
+        (LockedError("runs/tiny is in use by process 7"), 75, "bdal: runs/tiny is in use by process 7"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line(workplace, runner, capsys, error, code, line):
-    def run(*_):
+    def run(*_, **__):
         raise error
 
     runner(run)
@@ -149,14 +175,14 @@ def test_errors_are_one_line(workplace, runner, capsys, error, code, line):
 
 
 def test_debug_and_bugs_raise(workplace, runner):
-    def run(*_):
+    def run(*_, **__):
         raise ValueError("deep inside")
 
     runner(run)
     with pytest.raises(ValueError, match="deep inside"):
         cli.main(["run", "tiny.yaml", "--debug"])
 
-    def bug(*_):
+    def bug(*_, **__):
         raise TypeError("a bug")
 
     runner(bug)
@@ -191,12 +217,70 @@ def test_usage_errors(workplace, capsys, arguments, message):
             ["run", "tiny.yaml", "--", "x"],
             "bdal: command line: expected an override such as --training.steps 300, found '--'",
         ),
-        (["doctor", "--seed", "3"], "bdal: --seed is an option of `bdal run` only"),
+        (["methods", "--seed", "3"], "bdal: --seed is no option of `bdal methods`"),
+        (["report", "runs/tiny", "--allow-mismatch"], "bdal: --allow-mismatch is no option of `bdal report`"),
+        (
+            ["ask", "runs/tiny"],
+            "bdal: {cwd}/runs/tiny: expected a run directory, as `bdal run CONFIG.yaml --workdir` makes one",
+        ),
     ],
 )
 def test_config_errors(workplace, capsys, arguments, line):
     assert cli.main(arguments) == 2
-    assert capsys.readouterr().err == line + "\n"
+    assert capsys.readouterr().err == line.format(cwd=workplace) + "\n"
+
+
+def test_a_directory_in_use_is_tried_later(workplace, capsys):
+    (workplace / "runs" / "tiny").mkdir(parents=True)
+    with lock(workplace / "runs" / "tiny"):
+        owner = json.loads((workplace / "runs" / "tiny" / "run.lock").read_text())
+        assert cli.main(["run", "tiny.yaml"]) == 75
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"bdal: {workplace}/runs/tiny is in use by process {os.getpid()} on host {socket.gethostname()} since "
+        f"{owner['started']}; try again later\n"
+    )
+    assert [path.name for path in (workplace / "runs" / "tiny").iterdir()] == [".run.lock"]
+
+
+def test_what_people_are_asked_for_is_said_at_the_end(workplace, runner, capsys):
+    def run(experiment, workdir, **_):
+        folder = seed_folder(workdir, experiment.comparisons[0], experiment.comparisons[0].strategies[0], 0)
+        folder.mkdir(parents=True)
+        (workdir / "config.yaml").write_text(config.dump(experiment))
+        append(folder / "ledger.jsonl", {"event": "queried", "round": -1, "indices": list(range(28))})
+        append(folder / "ledger.jsonl", {"event": "labelled", "round": -1, "indices": [7], "labels": [0]})
+
+    runner(run)
+    one = ["--labels.oracle", "people", "--seeds", "1", "--comparisons.0.strategies", "[margin]"]
+    assert cli.main(["run", "tiny.yaml", *one]) == 0
+    assert capsys.readouterr().out == (
+        "27 of 28 labels wanted to start with (8 for validation, 20 for training): bdal label runs/tiny, or bdal ask "
+        "runs/tiny for files to fill in\n"
+    )
+
+
+def test_warnings_are_a_line_each(workplace, runner, capsys):
+    def run(experiment, workdir, **_):
+        made_up_run(experiment, workdir)
+        warnings.warn("two\n  lines", UserWarning, stacklevel=1)
+
+    runner(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert cli.main(["run", "tiny.yaml"]) == 0
+    assert capsys.readouterr().err == "bdal: warning: two lines\n"
+
+
+def test_from_another_thread_than_the_main_one(workplace, runner, capsys):
+    """Where signals cannot be handled."""
+    runner(lambda experiment, workdir, **_: made_up_run(experiment, workdir))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(cli.main(["run", "tiny.yaml"])))
+    thread.start()
+    thread.join()
+    assert found == [0]
 
 
 def test_compiled_programs_are_kept_in_a_private_folder(workplace, capsys):

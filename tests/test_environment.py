@@ -1,11 +1,17 @@
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 import bdal.environment
-from bdal.environment import attached_accelerator, doctor
-from bdal.errors import AcceleratorError
+from bdal.environment import attached_accelerator, check_hosts_agree, doctor
+from bdal.errors import AcceleratorError, ConfigError
 
 
 @pytest.fixture
@@ -113,3 +119,116 @@ def test_nvidia_smi(tmp_path, monkeypatch, script, gpus):
 def test_no_nvidia_smi(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert bdal.environment._nvidia_smi() == []
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+HOST = """
+import sys
+from pathlib import Path
+
+import jax
+
+port, process, digest = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+told = Path(sys.argv[4])  # the collectives write to the standard output
+address = f"127.0.0.1:{port}"
+jax.distributed.initialize(
+    address, num_processes=2, process_id=process, coordinator_bind_address=address, initialization_timeout=60,
+    heartbeat_timeout_seconds=20, shutdown_timeout_seconds=20,
+)
+
+from bdal.environment import check_hosts_agree
+from bdal.errors import ConfigError
+
+try:
+    check_hosts_agree(digest)
+    told.write_text(f"{jax.process_count()} processes agree")
+except ConfigError as error:
+    told.write_text(str(error))
+    sys.exit(1)
+finally:
+    jax.distributed.shutdown()
+"""
+
+
+def two_processes(digests, folder):
+    """Exit code and message of two real processes that meet over loopback, and end by themselves.
+
+    On a busy machine gloo's processes may wait for each other for ever while they connect, before any of our code runs;
+    then another pair is started.
+    """
+    for attempt in range(3):
+        (folder / str(attempt)).mkdir()
+        if (outcome := one_pair(digests, folder / str(attempt))) is not None:
+            return outcome
+    raise AssertionError("three pairs of processes did not end within a minute")
+
+
+def one_pair(digests, folder):
+    """What two processes came to, or None if they had not met after a minute."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    told = [folder / "0", folder / "1"]
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, str(port), str(process), digest, str(told[process])],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for process, digest in enumerate(digests)
+    ]  # fmt: skip
+    try:
+        printed = [host.communicate(timeout=60)[0] for host in hosts]
+    except subprocess.TimeoutExpired:
+        if any(file.exists() for file in told):  # they had met, so it is ours
+            raise
+        return None
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+    assert all(file.exists() for file in told), printed
+    return [(host.returncode, file.read_text()) for host, file in zip(hosts, told, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_with_the_same_experiment_start(tmp_path):
+    assert two_processes(["config 5f2c"] * 2, tmp_path) == [(0, "2 processes agree")] * 2
+
+
+@pytest.mark.slow
+def test_two_processes_with_different_experiments_both_stop(tmp_path):
+    line = (
+        "hosts: expected the same configuration and data on all 2 processes, got other ones on process 1 than on "
+        "process 0; this is process {}, with '{}'"
+    )
+    digests = ["config 5f2c, seed 0", "config 9a31"]  # of other lengths too
+    expected = [(1, line.format(process, digest)) for process, digest in enumerate(digests)]
+    assert two_processes(digests, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("digests", "message"),
+    [
+        ("aaaa", None),
+        ("aaba", "got other ones on process 2 than on processes 0, 1, 3; this is process 2, with 'b'"),
+        ("abca", "got other ones on processes 1, 2 than on processes 0, 3; this is process 2, with 'c'"),
+        ("abbb", "got other ones on processes 1, 2, 3 than on process 0; this is process 2, with 'b'"),
+    ],
+)
+def test_processes_that_differ_are_named(monkeypatch, digests, message):
+    monkeypatch.setattr(jax, "process_count", lambda: len(digests))
+    monkeypatch.setattr(jax, "process_index", lambda: 2)
+    gather = lambda mine: np.stack([mine ^ (ord(digest) ^ ord(digests[2])) for digest in digests])  # noqa: E731
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    if message is None:
+        check_hosts_agree(digests[2])
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_hosts_agree(digests[2])
+
+
+def test_one_process_agrees_with_itself(monkeypatch):
+    monkeypatch.setattr(multihost_utils, "process_allgather", None)
+    check_hosts_agree("anything")

@@ -14,7 +14,7 @@ ROOMS = [
     "errors",
     "information", "acquisition", "selection", "calibration",
     "committee", "training", "posteriors", "pool",
-    "testing", "strategy", "loop",  # what users can check is also checked when they bring it to a query
+    "testing", "strategy", "stopping", "loop",  # what users can check is also checked when they bring it to a query
     "environment", "models", "datasets", "contrib", "experiment",
     "cli", "__main__",
 ]  # fmt: skip

@@ -1,5 +1,8 @@
 """The loop: the same key gives the same queries from any round on, and only labels that were paid for count."""
 
+import itertools
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +11,9 @@ import pytest
 from bdal.committee import Committee, deep_ensemble
 from bdal.errors import LabelError, NonFiniteError
 from bdal.loop import active_learning, ask, fit_round, step_key, tell
-from bdal.pool import LabelledSet, extend
+from bdal.pool import ABSTAIN, LabelledSet, extend
 from bdal.posteriors import fit_deep_ensemble
-from bdal.selection import top_k
+from bdal.selection import Query, top_k
 from bdal.strategy import QueryStrategy, make_strategy
 from bdal.strategy import querying as strategy_room
 from bdal.training import Training
@@ -179,6 +182,16 @@ def test_a_query_larger_than_what_is_left_is_shortened_with_a_warning():
     assert end.query.indices.shape == (0,)
 
 
+def test_a_short_last_query_is_refused_where_that_is_asked_for():
+    rounds = run(labelled=labelled_set((3, 1)), rounds=10, strict=True)
+    for _ in range(3):
+        next(rounds)
+    with pytest.raises(ValueError, match="query_size: expected at most the 2 points that are left, got 4"):
+        next(rounds)
+    with pytest.raises(ValueError, match="rounds: expected at least 0, got -1"):
+        next(run(rounds=-1))
+
+
 @pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])
 @pytest.mark.parametrize("name", ["bald", "k_center"])
 def test_an_exhausted_pool_ends_the_loop(where, name):
@@ -232,11 +245,11 @@ def test_a_validation_set_with_room_is_what_it_holds():
 
 
 def test_candidates_are_a_random_subset_of_what_is_available():
-    labelled, validation = labelled_set(range(10)), labelled_set(range(10, 20), capacity=10)
+    labelled, excluded = labelled_set(range(10)), np.isin(np.arange(N), range(10, 20))
     committee = FIT(KEY, jnp.zeros((CAPACITY, D)), jnp.zeros(CAPACITY, jnp.int32), jnp.int32(0), None)
     found = [
         ask(
-            jax.random.key(s), committee, labelled, validation, strategy=make_strategy("bald"),
+            jax.random.key(s), committee, labelled, excluded, strategy=make_strategy("bald"),
             inputs=jnp.asarray(POOL), query_size=Q, candidates=Q, chunk_size=32,
         ).indices
         for s in range(60)
@@ -416,3 +429,131 @@ def test_labels_that_were_not_bought_change_nothing(name):
     poisoned[first] = (LABELS[first] + 1) % C  # and one that was bought does
     changed = list(run(labels=poisoned, **settings))
     assert not np.array_equal(changed[-1].committee.params, rounds[-1].committee.params)
+
+
+# -- scores that are no numbers, left out -----------------------------------------------------------------------------
+
+
+def broken_apply(params, key, x):
+    return jnp.where(x[0] > 1.0, jnp.nan, x @ params), x
+
+
+BROKEN = POOL[:, 0] > 1.0
+
+
+def broken_fit(key, inputs, labels, count, validation):
+    return deep_ensemble(broken_apply, jax.random.normal(jax.random.fold_in(key, count), (3, D, C)))
+
+
+@pytest.mark.parametrize("inputs", [jnp.asarray(POOL), POOL], ids=["device", "host"])
+@pytest.mark.parametrize("candidates", [None, 30])
+def test_points_with_scores_that_are_no_numbers_are_never_queried(inputs, candidates):
+    assert 4 < BROKEN.sum() < N // 2
+    clean = np.flatnonzero(~BROKEN)[:4]
+    settings = {"fit": broken_fit, "labelled": labelled_set(clean), "inputs": inputs, "candidates": candidates}
+    with pytest.raises(NonFiniteError, match=r"expected finite values, got NaN or infinity in \d+ available points"):
+        list(run(**settings))
+    with pytest.warns(UserWarning, match="excluded from this query") as caught:
+        rounds = list(run(**settings, on_nonfinite="exclude"))
+    chosen = flat(queries(rounds))
+    assert len(chosen) == 3 * Q
+    assert not BROKEN[chosen].any()
+    messages = [str(w.message) for w in caught]
+    assert len(messages) == 3  # one a round
+    if candidates is None:
+        assert (
+            f"in {BROKEN.sum()} available points (pool indices {np.flatnonzero(BROKEN)[:5].tolist()} ...)"
+            in (messages[0])
+        )
+        excluding = np.array(BROKEN)  # the same queries as without these points
+        same = list(run(**settings, excluded=excluding))
+        assert queries(same) == queries(rounds)
+
+
+def test_the_query_is_shorter_where_few_scores_are_numbers_and_an_error_where_none_is():
+    finite = np.flatnonzero(~BROKEN)
+    labelled = labelled_set(finite[:-2], capacity=N)
+    settings = {"fit": broken_fit, "labelled": labelled, "on_nonfinite": "exclude"}
+    rounds = run(**settings)
+    with pytest.warns(UserWarning, match="excluded from this query"):
+        first = next(rounds)
+    assert sorted(np.asarray(first.query.indices).tolist()) == finite[-2:].tolist()
+    with pytest.raises(NonFiniteError, match=r"at least 1 available points with finite values, .* and 0 without"):
+        next(rounds)
+
+
+def test_what_to_do_with_no_numbers_is_one_of_two():
+    with pytest.raises(ValueError, match="on_nonfinite: expected"):
+        next(run(fit=None, on_nonfinite="mask"))
+    with pytest.raises(ValueError, match="on_nonfinite: expected"):
+        ask(KEY, None, labelled_set(), strategy=make_strategy("bald"), inputs=POOL, query_size=Q, on_nonfinite=None)
+
+
+# -- abstentions ------------------------------------------------------------------------------------------------------
+
+
+def shy(indices):
+    """Abstains on three points of ten."""
+    return np.where(indices * 7 % 10 < 3, ABSTAIN, LABELS[indices])
+
+
+@pytest.mark.parametrize("cost", [0, 1])
+@pytest.mark.parametrize("name", ["bald", "k_center"])
+def test_an_oracle_may_abstain(name, cost):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the last query has")
+        rounds = list(run(oracle=shy, rounds=20, abstain_cost=cost, strategy=make_strategy(name)))
+    asked = flat(queries(rounds))
+    assert len(set(asked)) == len(asked)  # never asked again
+    abstained = [index for index in asked if shy(np.array(index)) == ABSTAIN]
+    given = [index for index in asked if index not in abstained]
+    assert abstained
+    assert labelled_indices(rounds[-1].labelled) == [3, 1, 4, 15, *given]
+    assert 4 + len(given) + cost * len(abstained) == CAPACITY  # all of the budget, and no more
+    for before, after in itertools.pairwise(rounds):
+        assert before.labels.tolist() == shy(before.query.indices).tolist()
+        told = int((before.labels != ABSTAIN).sum())
+        assert int(after.labelled.count) == int(before.labelled.count) + told
+
+
+def test_a_round_in_which_nothing_was_answered_is_followed_by_another_query():
+    rounds = list(run(oracle=lambda indices: np.full(len(indices), ABSTAIN), rounds=2, abstain_cost=0))
+    assert [int(r.labelled.count) for r in rounds] == [4, 4, 4]
+    assert not set(queries(rounds)[0]) & set(queries(rounds)[1])
+
+
+def test_where_every_abstention_is_free_the_pool_is_exhausted():
+    with pytest.warns(UserWarning, match="the last query has 3 points instead of 4"):
+        rounds = list(run(inputs=jnp.asarray(POOL[:19]), oracle=lambda i: i * 0 + ABSTAIN, rounds=99, abstain_cost=0,
+                          labelled=labelled_set((3, 1, 4, 15))))  # fmt: skip
+    assert sorted(flat(queries(rounds))) == sorted(set(range(19)) - {3, 1, 4, 15})
+
+
+def test_points_that_are_excluded_are_not_queried_and_to_go_on_with_them_is_to_go_on():
+    closed = np.arange(N) % 2 == 0
+    rounds = list(run(excluded=closed, rounds=3))
+    assert all(index % 2 for index in flat(queries(rounds)))
+    assert closed.sum() == N / 2  # the caller's array is as it was
+
+    whole = list(run(oracle=shy, rounds=3, abstain_cost=0))
+    excluded = np.zeros(N, bool)
+    for before in whole[:2]:
+        excluded[before.query.indices[before.labels == ABSTAIN]] = True
+    assert excluded.any()
+    again = list(run(oracle=shy, rounds=3, abstain_cost=0, start=2, labelled=whole[2].labelled, excluded=excluded))
+    assert queries(again) == queries(whole)[2:]
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(N - 1, bool), np.zeros((N, 1), bool)])
+def test_an_exclusion_of_the_wrong_shape_is_refused(wrong):
+    with pytest.raises(ValueError, match=rf"excluded: expected one boolean a pool point \[{N}\], got \({len(wrong)},"):
+        next(run(fit=None, excluded=wrong))
+
+
+def test_tell_leaves_abstentions_out():
+    query = Query(np.array([7, 2, 9]), np.zeros(3))
+    told = tell(labelled_set(), query, [1, ABSTAIN, 0], inputs=POOL, num_classes=C)
+    assert labelled_indices(told) == [3, 1, 4, 15, 7, 9]
+    assert told.labels[4:6].tolist() == [1, 0]
+    with pytest.raises(LabelError, match="got -1 for pool point 2"):
+        tell(labelled_set(), query, [1, -1, 0], inputs=POOL, num_classes=C)

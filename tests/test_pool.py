@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bdal.errors import CapacityError, LabelError
-from bdal.pool import LabelledSet, check_labels, extend, map_pool
+from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend, map_pool
 from tests.compilations import count_compilations
 
 N, D = 23, 4
@@ -269,8 +269,11 @@ def test_beyond_capacity_is_refused_and_nothing_is_overwritten():
         ([0, 3], r"a class in \[0, 3\), got 3 for pool point 5"),
         ([-1, 0], r"a class in \[0, 3\), got -1 for pool point 4"),
         ([0.0, 1.0], r"integer classes, got 0\.0 for pool point 4 \(dtype float64\)"),
+        ([0, float("nan")], r"integer classes, got nan for pool point 5 \(dtype float64\)"),
+        ([0, True], r"integer classes, got True for pool point 5"),
+        ([0, [1, 2]], r"integer classes, got \[1, 2\] for pool point 5 \(dtype object\)"),
         ([0, None], r"integer classes, got None for pool point 5 \(dtype object\)"),
-        ([0, "1"], r"integer classes, got '0' for pool point 4"),
+        ([0, "1"], r"integer classes, got '1' for pool point 5"),
         ([True, False], r"integer classes, got True for pool point 4 \(dtype bool\)"),
         ([0], r"one for each of the 2 queried points 4, 5, got shape \(1,\)"),
         ([0, 1, 2], r"one for each of the 2 queried points 4, 5, got shape \(3,\)"),
@@ -312,3 +315,44 @@ def test_negative_capacity_is_refused():
     with pytest.raises(ValueError, match="capacity: expected at least 0, got -1"):
         LabelledSet.empty(-1)
     assert LabelledSet.empty(0).capacity == 0
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_a_class_or_an_abstention():
+    assert ABSTAIN < 0
+    assert np.iinfo(np.int32).min <= ABSTAIN  # an int32 label array holds it
+    for answer in ([0, ABSTAIN, 2], np.array([0, ABSTAIN, 2], np.int32), np.array([0, ABSTAIN, 2])):
+        found = check_answers(answer, [4, 5, 6], 3)
+        assert found.tolist() == [0, ABSTAIN, 2]
+        assert found.dtype == np.int32
+    assert check_answers([ABSTAIN] * 2, [4, 5]).tolist() == [ABSTAIN] * 2
+    assert check_answers([], []).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ([0, -1, ABSTAIN], r"expected a class in \[0, 3\), got -1 for pool point 5"),
+        ([ABSTAIN, 0, 3], r"expected a class in \[0, 3\), got 3 for pool point 6"),
+        (np.array([0, -1, ABSTAIN]), r"expected a class in \[0, 3\), got -1 for pool point 5"),
+        (np.array([0, ABSTAIN + 1, 1]), rf"got {ABSTAIN + 1} for pool point 5"),
+        ([0, ABSTAIN + 1, 0], rf"got {ABSTAIN + 1} for pool point 5"),
+        ([0, ABSTAIN], r"expected one for each of the 3 queried points 4, 5, 6, got shape \(2,\)"),
+        ([[0, ABSTAIN, 1]], r"got shape \(1, 3\)"),
+        ([0.0, float(ABSTAIN), 1.0], "expected integer classes, got 0.0 for pool point 4"),
+        ([0, None, 1], "expected integer classes, got None for pool point 5"),
+        ([True, False, True], "expected integer classes, got True for pool point 4"),
+    ],
+)
+def test_an_answer_that_is_neither_is_refused_by_its_pool_point(answer, message):
+    with pytest.raises(LabelError, match=message):
+        check_answers(answer, [4, 5, 6], 3)
+
+
+def test_an_abstention_is_no_label():
+    with pytest.raises(LabelError, match=rf"expected a class in \[0, 3\), got {ABSTAIN} for pool point 5"):
+        check_labels([0, ABSTAIN], [4, 5], 3)
+    with pytest.raises(LabelError, match=f"got {ABSTAIN} for pool point 5"):
+        extend(LabelledSet.empty(4), [4, 5], [0, ABSTAIN], num_points=10)

@@ -709,3 +709,187 @@ def test_a_committee_may_be_anything_that_the_strategy_understands():
     own = QueryStrategy(lambda weights, x: x @ weights, make_strategy("bald").select)
     chosen = query(KEY, own, jnp.array([1.0, 0.0, 0.0]), POOL, query_size=1, available=AVAILABLE)
     assert chosen.indices[0] == jnp.where(AVAILABLE, POOL[:, 0], -jnp.inf).argmax()
+
+
+# -- numbers that are none, left out ----------------------------------------------------------------------------------
+
+FINE = AVAILABLE & ~(POOL[:, 0] > 1.3)
+BAD = np.flatnonzero(np.asarray(AVAILABLE & ~FINE)).tolist()
+
+
+BROKEN = members(bad=(0, 0, 1, 0, 0))
+
+
+def ask_excluding(name, committee=BROKEN, pool=POOL, query_size=Q, available=AVAILABLE, **options):
+    return query(
+        KEY, make_strategy(name, **options), committee, pool, query_size=query_size, available=available,
+        labelled_inputs=LABELLED, labels=LABELS, targets=jnp.minimum(TARGETS, 1), chunk_size=16, on_nonfinite="exclude",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in (*SOME, "power_bald") else pytest.mark.slow) for name in ALL],
+)
+@pytest.mark.filterwarnings("ignore:.*from 5 members", "ignore:batchbald")
+def test_excluded_points_are_named_and_the_query_is_that_of_the_others(name):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = ask_excluding(name)
+    excluded = [str(w.message) for w in caught if "excluded from this query" in str(w.message)]
+    if name == "random":  # it looks at no score
+        assert not excluded
+        same_query(found, ask(name))
+        return
+    same_query(found, ask_excluding(name, available=FINE))
+    assert not set(BAD) & set(found.indices.tolist())
+    (message,) = excluded
+    assert f"NaN or infinity in {len(BAD)} available points (pool indices {BAD}), which are excluded" in message
+
+
+@pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])
+def test_exclusion_on_host_and_device(where):
+    with pytest.warns(UserWarning, match="excluded from this query"):
+        found = ask_excluding("bald", pool=where(POOL))
+    same_query(found, ask("bald", available=FINE))
+
+
+def test_with_only_finite_points_excluding_changes_nothing():
+    for name in SOME:
+        same_query(ask_excluding(name, committee=COMMITTEE), ask(name))
+
+
+def test_too_few_finite_points_are_an_error_even_so():
+    finite = int(FINE.sum())
+    with pytest.warns(UserWarning, match="excluded from this query"):
+        assert sorted(ask_excluding("bald", query_size=finite).indices.tolist()) == np.flatnonzero(FINE).tolist()
+    with pytest.raises(
+        NonFiniteError,
+        match=rf"at least {finite + 1} available points .* in {len(BAD)} available points .* and {finite} without",
+    ):
+        ask_excluding("bald", query_size=finite + 1)
+    with pytest.raises(NonFiniteError, match=rf"in {len(BAD)} available points .* and 0 without"):
+        ask_excluding("bald", query_size=1, available=AVAILABLE & ~FINE)
+
+
+def test_gains_that_overflow_are_an_error_even_so():
+    def odd(weights, key, x):
+        return x @ weights, jnp.where(x[0] > 1, jnp.where(x[1] > 0, 3e19, -3e19), x)
+
+    with pytest.raises(NonFiniteError, match=r"gains: expected finite values, .* whose own values are finite"):
+        ask_excluding("k_center", committee=deep_ensemble(odd, COMMITTEE.params["weights"]))
+
+
+def test_a_prefilter_lets_pass_no_point_whose_score_is_no_number():
+    for size in (Q, N):
+        with pytest.warns(UserWarning, match=rf"in {len(BAD)} available points \(pool indices {re.escape(str(BAD))}\)"):
+            found = ask_excluding("margin", prefilter=size)
+        same_query(found, ask("margin", committee=BROKEN, available=FINE, prefilter=size))
+    with pytest.raises(NonFiniteError, match=rf"in {len(BAD)} available points"):
+        ask("margin", committee=BROKEN, prefilter=Q)
+
+
+def test_numbers_of_both_stages_are_counted():
+    first, later = [7, 30], [5, 9]
+    available = jnp.ones(N, bool)
+
+    def score(committee, inputs):
+        return jnp.where(jnp.isin(inputs[:, 0], POOL[jnp.array(later), 0]), jnp.nan, inputs[:, 0])
+
+    strategy = make_strategy("margin", prefilter=N)._replace(score=score)
+    strategy = strategy._replace(prefilter=strategy.prefilter._replace(
+        score=lambda committee, inputs: jnp.where(jnp.isin(inputs[:, 0], POOL[jnp.array(first), 0]), jnp.inf, 0.0)
+    ))  # fmt: skip
+    both = sorted(first + later)
+    with pytest.warns(UserWarning, match=rf"in 4 available points \(pool indices {re.escape(str(both))}\)"):
+        found = query(KEY, strategy, COMMITTEE, POOL, query_size=N - 4, available=available, on_nonfinite="exclude")
+    assert sorted(found.indices.tolist()) == sorted(set(range(N)) - set(both))
+
+
+def test_what_is_neither_is_refused():
+    with pytest.raises(ValueError, match=r'^on_nonfinite: expected "raise" or "exclude", got \'ignore\'$'):
+        query(KEY, make_strategy("bald"), COMMITTEE, POOL, query_size=Q, on_nonfinite="ignore")
+
+
+def test_a_trace_marks_what_it_cannot_raise():
+    def gains(weights, on_nonfinite, query_size=Q):
+        def run(weights):
+            committee = deep_ensemble(apply, {"weights": weights, "bad": jnp.array([0, 0, 1, 0, 0])})
+            return query(
+                KEY, make_strategy("bald"), committee, POOL, query_size=query_size, available=AVAILABLE,
+                chunk_size=16, on_nonfinite=on_nonfinite,
+            )  # fmt: skip
+
+        return jax.jit(run)(weights).gains
+
+    weights = COMMITTEE.params["weights"]
+    assert np.isnan(gains(weights, "raise")).all()
+    np.testing.assert_allclose(gains(weights, "exclude"), ask("bald", available=FINE).gains, rtol=1e-5)
+    assert np.isnan(gains(weights, "exclude", query_size=int(FINE.sum()) + 1)).all()
+
+
+# -- quantiles of the scores ------------------------------------------------------------------------------------------
+
+
+def health_of(values, available, strategy=make_strategy("margin")):  # noqa: B008
+    """The `Health` of a query where the score of a point is the point."""
+    strategy = QueryStrategy(lambda carry, inputs: inputs, strategy.select)
+    nothing = jnp.zeros((0, 1)), jnp.zeros(0, jnp.int32), None
+    return score_and_select(
+        KEY, strategy, None, values, *nothing, available, jnp.zeros(0, bool), query_size=2, chunk_size=16
+    )[1]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4, 5, 18, 39, 40])
+def test_score_quantiles_are_those_of_numpy(number):
+    rng = np.random.default_rng(number)
+    values = rng.normal(size=N).astype(np.float32)
+    values[: N // 4] = np.round(values[: N // 4])  # some of them equal
+    available = rng.permutation(N) < number
+    expected = np.quantile(values[available], [0, 0.25, 0.5, 0.75, 1]) if number else np.full(5, np.nan)
+    found = health_of(jnp.asarray(values), jnp.asarray(available)).score_quantiles
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if number:
+        assert (found[0], found[4]) == (values[available].min(), values[available].max())
+
+
+def test_score_quantiles_leave_out_what_is_no_number():
+    values = RNG.normal(size=N).astype(np.float32)
+    values[[1, 5, 9]] = [np.nan, np.inf, -np.inf]
+    found = health_of(jnp.asarray(values), jnp.ones(N, bool))
+    finite = np.where(np.isfinite(values), values, np.nan)
+    np.testing.assert_allclose(found.score_quantiles, np.nanquantile(finite, [0, 0.25, 0.5, 0.75, 1]), rtol=1e-6)
+    assert (int(found.num_nonfinite), int(found.num_finite), bool(found.overflown)) == (3, N - 3, False)
+
+
+def test_a_tie_is_one_among_the_points_that_are_left():
+    values = jnp.ones(N).at[3].set(jnp.nan)
+    assert bool(health_of(values, jnp.ones(N, bool)).all_tied)
+    assert not bool(health_of(values.at[4].set(2.0), jnp.ones(N, bool)).all_tied)
+
+
+def test_score_quantiles_side_by_side_and_compiled_once():
+    values = jnp.asarray(RNG.normal(size=(3, N)), jnp.float32)
+    available = jnp.asarray(RNG.random((3, N)) < jnp.array([[0.1], [0.5], [1.0]]))
+    run = jax.jit(jax.vmap(lambda values, available: health_of(values, available).score_quantiles))
+    found = run(values, available)
+    for s in range(3):
+        expected = np.quantile(np.asarray(values[s])[np.asarray(available[s])], [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(found[s], expected, rtol=1e-6)
+    others = ~available
+    with count_compilations() as compilations:
+        run(values, others)
+    assert not compilations
+
+
+def test_score_quantiles_of_a_strategy():
+    def quantiles(name):
+        return score_and_select(
+            KEY, make_strategy(name), COMMITTEE, POOL, LABELLED, LABELS, TARGETS, AVAILABLE, jnp.ones(L, bool),
+            query_size=Q, chunk_size=16,
+        )[1].score_quantiles  # fmt: skip
+
+    bald = np.asarray(acquisition.bald(COMMITTEE.log_probs(POOL)))[np.asarray(AVAILABLE)]
+    for name in ("power_bald", "bald_diverse"):  # the scores, before anything is drawn or added
+        np.testing.assert_allclose(quantiles(name), np.quantile(bald, [0, 0.25, 0.5, 0.75, 1]), rtol=1e-4, atol=1e-6)
+    assert np.isnan(quantiles("k_center")).all()

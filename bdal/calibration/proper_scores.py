@@ -84,3 +84,35 @@ def accuracy(probs: jax.Array, labels: jax.Array) -> jax.Array:
     0.5
     """
     return is_correct(*check_predictions(probs, labels)).mean(-1)
+
+
+def class_accuracy(probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Accuracy among the points of each class, `#{n : y_n = c, argmax_c' p_nc' = c} / #{n : y_n = c}`: its recall.
+
+    A class that no label names has no accuracy: NaN, so that nobody takes it for 0. The mean over the classes that
+    are there, `jnp.nanmean(..., -1)`, is the balanced accuracy.
+
+    Args:
+      probs: `[..., N, C]`; of a committee, the members' mean.
+      labels: `[..., N]` integers.
+
+    Returns:
+      `[..., C]`, between 0 and 1, and NaN for a class without a point.
+
+    Raises:
+      ValueError, TypeError, NonFiniteError, LabelError: see `bdal.calibration.predictions.check_predictions`.
+
+    Brodersen et al. (2010), "The balanced accuracy and its posterior distribution".
+
+    >>> class_accuracy(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]]), jnp.array([0, 1, 1])).tolist()
+    [1.0, 0.5, nan]
+    """
+    return _class_accuracy(*check_predictions(probs, labels))
+
+
+@jax.jit
+def _class_accuracy(probs, labels):
+    correct = is_correct(probs, labels)  # NaN for a label out of range, which then shows in every class
+    of_class = jax.nn.one_hot(labels, probs.shape[-1], dtype=jnp.float32)
+    accuracies = (jnp.nan_to_num(correct)[..., None] * of_class).sum(-2) / of_class.sum(-2)  # 0 / 0 is NaN
+    return jnp.where(jnp.isnan(correct).any(-1)[..., None], jnp.nan, accuracies)

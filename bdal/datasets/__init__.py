@@ -1,7 +1,37 @@
-"""Data sets as arrays on the host: the embedded one, MNIST and its like by tensorflow-datasets, and one's own."""
+"""Data sets as arrays on the host: by name, one's own, folders of images, and pools built from them."""
 
 from bdal.datasets.arrays import Dataset, fingerprint, from_arrays, oracle
+from bdal.datasets.duplicates import Duplicates, duplicates
 from bdal.datasets.named import load
-from bdal.datasets.pools import repeated
+from bdal.datasets.pools import (
+    POOLS,
+    Pool,
+    build_pool,
+    check_pool,
+    contaminated,
+    imbalanced,
+    long_tailed,
+    noisy_labels,
+    redundant,
+    repeated,
+)
 
-__all__ = ["Dataset", "fingerprint", "from_arrays", "load", "oracle", "repeated"]
+__all__ = [
+    "POOLS",
+    "Dataset",
+    "Duplicates",
+    "Pool",
+    "build_pool",
+    "check_pool",
+    "contaminated",
+    "duplicates",
+    "fingerprint",
+    "from_arrays",
+    "imbalanced",
+    "load",
+    "long_tailed",
+    "noisy_labels",
+    "oracle",
+    "redundant",
+    "repeated",
+]

@@ -1,10 +1,8 @@
-"""The one shape that every data set has, the checks at its door, and `.npz` files read as data only."""
+"""The one shape that every data set has, the checks at its door, its fingerprint, and the simulated oracle."""
 
 import hashlib
 import operator
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,93 +14,97 @@ KEYS = ("inputs", "labels", "test_inputs", "test_labels")
 
 
 class Dataset(NamedTuple):
-    """A pool and a test set, on the host. Row i of `inputs` is pool index i for good."""
+    """A pool and a test set, on the host. Row i of `inputs` is pool index i for good.
 
-    inputs: np.ndarray  # [N, ...] float32
-    labels: np.ndarray  # [N] int32, for the simulated oracle only
-    test_inputs: np.ndarray  # [T, ...] float32
-    test_labels: np.ndarray  # [T] int32
+    Attributes:
+      inputs: `[N, ...]` float32.
+      labels: `[N]` int32, for the simulated oracle only; `bdal.pool.ABSTAIN` where it abstains. None: nobody has
+        labelled the pool, a person will.
+      test_inputs: `[T, ...]` float32; None: there is no test set.
+      test_labels: `[T]` int32; None: there is no test set.
+      num_classes: C; 0 where neither labels nor names of classes say it.
+      name: for figures and messages.
+      class_names: C names, in the order of the labels.
+      files: the image file of each pool point, where there is one.
+      label_noise: share of the pool's labels that were flipped on purpose.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray | None
+    test_inputs: np.ndarray | None
+    test_labels: np.ndarray | None
     num_classes: int
     name: str = "arrays"
+    class_names: tuple[str, ...] | None = None
+    files: tuple[Path, ...] | None = None
+    label_noise: float = 0.0
 
 
 def from_arrays(
-    inputs: Any,
-    labels: Any,
-    test_inputs: Any,
-    test_labels: Any,
-    *,
-    num_classes: int | None = None,
-    name: str = "arrays",
-) -> Dataset:
-    """A `Dataset` from four arrays (NumPy, JAX or lists), checked once here so that nothing after has to.
+    inputs: Any, labels: Any = None, test_inputs: Any = None, test_labels: Any = None, *,
+    num_classes: int | None = None, name: str = "arrays", class_names: Sequence[str] | None = None,
+    files: Sequence[str | Path] | None = None,
+) -> Dataset:  # fmt: skip
+    """A `Dataset` from arrays (NumPy, JAX or lists), checked once here so that nothing after has to.
 
-    Inputs are cast to float32 and not rescaled: bring bytes to [0, 1] yourself. Without `num_classes` it is the largest
-    label of the two sets plus one.
+    Inputs are cast to float32 and not rescaled: bring bytes to [0, 1] yourself. Without `labels` it is a pool for
+    people to label, without the test arrays one without a test set. Without `num_classes` it is the number of
+    `class_names`, or the largest label of the two sets plus one.
 
     Raises:
-        ValueError: an array without points, without a feature axis or not of numbers; shapes or counts that differ.
-        NonFiniteError: NaN or infinity among the inputs (also after the cast to float32).
-        LabelError: labels that are not integers, or outside 0 .. num_classes - 1.
+      ValueError: an array without points, without a feature axis or not of numbers; shapes or counts that differ; one
+        test array without the other; class names that are empty or there twice.
+      NonFiniteError: NaN or infinity among the inputs (also after the cast to float32).
+      LabelError: labels that are not integers, or outside 0 .. num_classes - 1.
 
     >>> data = from_arrays([[0.0], [1.0], [2.0]], [0, 1, 1], [[0.5]], [0])
     >>> data.inputs.shape, data.inputs.dtype.name, data.num_classes
     ((3, 1), 'float32', 2)
+    >>> from_arrays([[0.0], [1.0]], class_names=["cat", "dog"]).labels is None
+    True
     """
-    inputs, test_inputs = _inputs("inputs", inputs), _inputs("test_inputs", test_inputs)  # [N, ...], [T, ...]
-    if inputs.shape[1:] != test_inputs.shape[1:]:
-        raise ValueError(
-            f"test_inputs: expected points of shape {inputs.shape[1:]} as in inputs, got {test_inputs.shape[1:]}"
-        )
-    labels = _labels("labels", labels, len(inputs))  # [N]
-    test_labels = _labels("test_labels", test_labels, len(test_inputs))  # [T]
-    if num_classes is None:
-        num_classes = int(max(labels.max(), test_labels.max())) + 1
-    elif operator.index(num_classes) < 1:
+    inputs = _inputs("inputs", inputs)  # [N, ...]
+    if (test_inputs is None) != (test_labels is None):
+        given, lacking = ("test_labels", "test_inputs") if test_inputs is None else ("test_inputs", "test_labels")
+        raise ValueError(f"{lacking}: expected it beside {given}, got none")
+    if test_inputs is not None:
+        test_inputs = _inputs("test_inputs", test_inputs)  # [T, ...]
+        if inputs.shape[1:] != test_inputs.shape[1:]:
+            raise ValueError(
+                f"test_inputs: expected points of shape {inputs.shape[1:]} as in inputs, got {test_inputs.shape[1:]}"
+            )
+        test_labels = _labels("test_labels", test_labels, len(test_inputs))  # [T]
+    if labels is not None:
+        labels = _labels("labels", labels, len(inputs))  # [N]
+    if num_classes is not None and operator.index(num_classes) < 1:
         raise ValueError(f"num_classes: expected a positive number, got {num_classes}")
-    for what, values in (("labels", labels), ("test_labels", test_labels)):
+    if class_names is not None:
+        class_names = _class_names(class_names)
+        if num_classes not in (None, len(class_names)):
+            raise ValueError(f"class_names: expected {num_classes}, one a class, got {len(class_names)}")
+        num_classes = len(class_names)
+    known = {what: v for what, v in (("labels", labels), ("test_labels", test_labels)) if v is not None}
+    if num_classes is None:
+        num_classes = max((int(values.max()) + 1 for values in known.values()), default=0)
+    for what, values in known.items():
         wrong = np.flatnonzero((values < 0) | (values >= num_classes))
         if wrong.size:
             raise LabelError(
                 f"{what}: expected 0 .. {num_classes - 1}, got {what}[{wrong[0]}] = {values[wrong[0]]} "
                 f"({wrong.size} of {values.size} out of range)"
             )
-    return Dataset(inputs, labels.astype(np.int32), test_inputs, test_labels.astype(np.int32), int(num_classes), name)
-
-
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays `inputs`, `labels`, `test_inputs` and `test_labels` of an `.npz` file, unchecked beyond being arrays.
-
-    The checksum of every member is verified first, so a file cut short or flipped is refused. Nothing in it is run.
-
-    Raises:
-        ValueError: not an `.npz` file, a damaged one, a missing key, or an array of Python objects.
-    """
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"{path}: not an .npz file, or one that was cut short")
-        try:
-            damaged = zipfile.ZipFile(file).testzip()
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{path}: damaged .npz file ({error})") from error
-        if damaged is not None:
-            raise ValueError(f"{path}: damaged .npz file (wrong checksum of {damaged})")
-        file.seek(0)
-        archive = np.load(file, allow_pickle=False)
-        missing = [key for key in KEYS if key not in archive.files]
-        if missing:
-            raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}, found {', '.join(archive.files) or 'none'}")
-        arrays = {}
-        for key in KEYS:
-            try:
-                arrays[key] = archive[key]
-            except ValueError as error:
-                raise ValueError(f"{path}: {key} cannot be read as an array of numbers ({error})") from error
-    return arrays
+    if files is not None:
+        files = tuple(Path(file) for file in files)
+        if len(files) != len(inputs):
+            raise ValueError(f"files: expected {len(inputs)}, one a point, got {len(files)}")
+    labels, test_labels = (None if v is None else v.astype(np.int32) for v in (labels, test_labels))
+    return Dataset(inputs, labels, test_inputs, test_labels, int(num_classes), name, class_names, files)
 
 
 def fingerprint(dataset: Dataset) -> str:
     """Whether it is the same data: SHA-256 over counts, shapes, dtypes, all labels and every (N // 256)-th input.
+
+    A pool without labels is known by all its inputs, and by the names of its classes, which tell what an answer means.
 
     >>> data = from_arrays([[0.0], [1.0]], [0, 1], [[0.5]], [0])
     >>> fingerprint(data) == fingerprint(data._replace(name="renamed"))
@@ -111,23 +113,34 @@ def fingerprint(dataset: Dataset) -> str:
     False
     """
     digest = hashlib.sha256(str(dataset.num_classes).encode())
+    if dataset.labels is None:
+        digest.update(f"|{dataset.class_names}|".encode())
     for inputs, labels in ((dataset.inputs, dataset.labels), (dataset.test_inputs, dataset.test_labels)):
-        sample = inputs[:: max(1, len(inputs) // 256)]
+        if inputs is None:
+            digest.update(b"|none|")
+            continue
+        sample = inputs if labels is None else inputs[:: max(1, len(inputs) // 256)]
         for values in (labels, sample):
+            if values is None:
+                digest.update(b"|none|")
+                continue
             digest.update(f"|{len(inputs)} {values.shape} {values.dtype.str}|".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
+            digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 
-def oracle(labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def oracle(labels: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
     """The simulated oracle: pool indices `[Q]` to the labels `[Q]` that the data set already has.
 
-    Raises (when asked):
-        IndexError: an index outside the pool, the padding -1 included.
+    Raises:
+      ValueError: there are no labels.
+      IndexError: when asked for an index outside the pool, the padding -1 included.
 
     >>> oracle(np.array([7, 8, 9]))(np.array([2, 0]))
     array([9, 7])
     """
+    if labels is None:
+        raise ValueError("labels: expected those of the whole pool, got none; a pool without labels is for people")
 
     def ask(indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
@@ -164,3 +177,16 @@ def _labels(name: str, values: Any, count: int) -> np.ndarray:
     if values.dtype.kind not in "biu":
         raise LabelError(f"{name}: expected integers, got dtype {values.dtype} ({name}[0] = {values[0]!r})")
     return values.astype(np.int8) if values.dtype.kind == "b" else values
+
+
+def _class_names(names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names: expected a list of text, got {names!r}")
+    names = tuple(str(name) for name in names)
+    wrong = [name for name in names if not name.isprintable() or name != name.strip() or not name]
+    if wrong:
+        raise ValueError(f"class_names: expected printable text without blanks around it, got {wrong[0]!r}")
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice or not names:
+        raise ValueError(f"class_names: expected every name once, got {f'{twice[0]!r} twice' if twice else 'none'}")
+    return names

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: found or fetched, verified, decoded in file order, and cached.
+"""MNIST, Fashion-MNIST and notMNIST: found or fetched, verified, decoded in file order, and cached.
 
 tensorflow-datasets knows where the four original files of each are, what they must hash to, and downloads them. Its own
 preparation step is left out on purpose: without TensorFlow it cannot unpack them, with it the records come out shuffled
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal.datasets.arrays import KEYS, read_npz
+from bdal.datasets.archives import read_npz
+from bdal.datasets.arrays import KEYS
 from bdal.errors import DataNotFoundError
 
 FILES = {
@@ -25,6 +26,11 @@ FILES = {
     "labels": "train-labels-idx1-ubyte.gz",
     "test_inputs": "t10k-images-idx3-ubyte.gz",
     "test_labels": "t10k-labels-idx1-ubyte.gz",
+}
+# The test part of notMNIST in MNIST's format, as https://github.com/davidflanagan/notMNIST-to-MNIST publishes it.
+NOTMNIST = {
+    "t10k-images-idx3-ubyte.gz": "70ae9e06201f2827e5b0a3781a3169d735dd2efc69996b9eeaee7f10ed4044d7",
+    "t10k-labels-idx1-ubyte.gz": "1fa03836e01c862542f8eb83463bb951bebec6fcb3efa28dad748c6b38a9021b",
 }
 
 
@@ -39,22 +45,37 @@ def read_mnist(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
     cached = cache / "arrays.npz"
     if cached.exists():  # what the files must hold is fixed by their checksums, so it does not matter where they lay
         try:
-            return read_npz(cached)
+            return read_npz(cached, KEYS)
         except ValueError as error:
             print(f"bdal: {error}; making it again", file=sys.stderr)
-    folders = [*_data_folders(name, data_dir), cache]
+    folders = [*data_folders(name, data_dir), cache]
     sources = _sources(name)
-    missing = [file for file in FILES.values() if _find(file, folders) is None]
+    missing = [file for file in FILES.values() if find(file, folders) is None]
     if missing:
         _download(name, {file: sources[file] for file in missing}, folders)
     arrays = {}
     for key in KEYS:
-        path = _find(FILES[key], folders)
+        path = find(FILES[key], folders)
         assert path is not None
         arrays[key] = _decode(path, sources[FILES[key]].info.checksum)
     _write(cached, arrays)
     print(f"bdal: {name} checked and decoded, kept in {cached}", file=sys.stderr)
     return arrays
+
+
+def read_notmnist(data_dir: str | Path | None) -> dict[str, np.ndarray]:
+    """Bytes as in the files: inputs [10000, 28, 28], labels [10000]; in `<data_dir>/notmnist/`, never downloaded."""
+    folders = data_folders("notmnist", data_dir)[:1]  # MNIST's files have the same names
+    paths = [find(file, folders) for file in NOTMNIST]
+    if None in paths:
+        missing = [file for file, path in zip(NOTMNIST, paths, strict=True) if path is None]
+        raise DataNotFoundError(
+            f"notmnist: {', '.join(missing)} not found in {folders[0] if folders else 'any folder'}. Put the two files "
+            f"{', '.join(NOTMNIST)} of https://github.com/davidflanagan/notMNIST-to-MNIST into a folder DIR/notmnist "
+            f"and pass data_dir=DIR (shell: --data-dir DIR), or set BDAL_DATA_DIR=DIR"
+        )
+    images, labels = (_decode(path, NOTMNIST[path.name]) for path in paths if path is not None)
+    return {"inputs": images, "labels": labels}
 
 
 def cache_dir() -> Path:
@@ -73,7 +94,7 @@ def _private_folder(path: Path) -> Path:
     return path
 
 
-def _data_folders(name: str, data_dir: str | Path | None) -> list[Path]:
+def data_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     """Where the original files may lie: `<data_dir>/<name>/`, or `data_dir` itself."""
     chosen = data_dir or os.environ.get("BDAL_DATA_DIR")
     if not chosen:
@@ -85,7 +106,7 @@ def _data_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     return [folder / name, folder]
 
 
-def _find(file: str, folders: list[Path]) -> Path | None:
+def find(file: str, folders: list[Path]) -> Path | None:
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
@@ -148,13 +169,18 @@ def _unreachable(address: str, seconds: float = 5.0) -> str | None:
     return outcome[0]
 
 
+def verified(path: Path, *checksums: str) -> bytes:
+    """The bytes of a file that has one of these SHA-256 sums; from one reading, as the file may change after it."""
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found not in checksums:
+        raise ValueError(f"{path}: not the published file: expected SHA-256 {' or '.join(checksums)}, got {found}")
+    return content
+
+
 def _decode(path: Path, checksum: str) -> np.ndarray:
     """A gzipped idx file: two zeros, the type (8: bytes), the rank, a big-endian uint32 an axis, row-major values."""
-    packed = path.read_bytes()  # hashed and decoded from one reading: the file may change in between
-    found = hashlib.sha256(packed).hexdigest()
-    if found != checksum:
-        raise ValueError(f"{path}: not the published file: expected SHA-256 {checksum}, got {found}")
-    content = gzip.decompress(packed)
+    content = gzip.decompress(verified(path, checksum))
     rank = content[3]
     shape = np.frombuffer(content, ">u4", count=rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)

@@ -1,50 +1,120 @@
-"""`load`: a data set by its name, or from an `.npz` file."""
+"""`load`: a data set by its name, from an `.npz` file, or a folder of images."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bdal.datasets.arrays import KEYS, Dataset, from_arrays, read_npz
-from bdal.datasets.mnist import read_mnist
+from bdal.datasets.archives import read_npz
+from bdal.datasets.arrays import KEYS, Dataset, from_arrays
+from bdal.datasets.images import read_folder
+from bdal.datasets.medmnist import read_pneumoniamnist
+from bdal.datasets.mnist import read_mnist, read_notmnist
 from bdal.errors import DataNotFoundError
 
+GARMENTS = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+NAMES = ("optdigits", "mnist", "fashion_mnist", "notmnist", "pneumoniamnist")
 
-def load(name: str | Path, *, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name: `"optdigits"`, `"mnist"`, `"fashion_mnist"`, or the path of an `.npz` file.
+
+def load(
+    name: str | Path, *, data_dir: str | Path | None = None, class_names: Sequence[str] | None = None,
+    size: Sequence[int] | None = None,
+) -> Dataset:  # fmt: skip
+    """A data set by name, from the path of an `.npz` file, or a folder of images.
 
     - `optdigits` lies inside the package: 3,823 + 1,797 digits of 8 x 8, inputs [N, 8, 8, 1] in [0, 1].
     - `mnist` and `fashion_mnist`: 60,000 + 10,000 images, inputs [N, 28, 28, 1] in [0, 1], in the order of the original
       files. Their four files are looked for in `data_dir` (default: `BDAL_DATA_DIR`) and downloaded by
       tensorflow-datasets otherwise; decoded arrays are kept in `BDAL_CACHE_DIR` (default: `~/.cache/bdal`).
-    - `.npz`: the arrays `inputs`, `labels`, `test_inputs`, `test_labels`; see `from_arrays` for what they may be.
+    - `notmnist`: 10,000 images of the letters A to J, of the same shape, no test set; mostly to contaminate another
+      pool with. `pneumoniamnist`: 4,708 + 624 chest X-rays, of the same shape, two classes. Their files are looked
+      for in `data_dir`, and not downloaded.
+    - `.npz`: the arrays `inputs`, `labels`, `test_inputs`, `test_labels`; see `from_arrays` for what they may be. Only
+      `inputs` must be there: without labels it is a pool for people to label. Perhaps also `class_names`, and `files`:
+      the image file of each point, relative to the folder of the `.npz` and within it.
+    - a folder: every PNG, JPEG, BMP and WebP image in it and below it, a pool without labels and without a test set;
+      see `bdal.datasets.images.read_folder`. Folders named after classes are not labels.
+
+    Args:
+      name: which one.
+      data_dir: where the published files of a named data set lie.
+      class_names: what the labels 0 .. C - 1 are called; says C where there are no labels.
+      size: (height, width) that the images of a folder are brought to.
 
     Raises:
-        DataNotFoundError: no such file, or no original files and no way to download them (it says which go where).
-        ValueError: an unknown name, a file whose SHA-256 is not the published one, a damaged or incomplete `.npz`.
+      DataNotFoundError: no such file, or no original files and no way to download them (it says which go where).
+      ValueError: an unknown name, a file whose SHA-256 is not the published one, a damaged or incomplete `.npz`, an
+        image that cannot be read.
 
     >>> data = load("optdigits")
     >>> data.inputs.shape, data.test_inputs.shape, data.num_classes
     ((3823, 8, 8, 1), (1797, 8, 8, 1), 10)
     """
+    folder = name not in NAMES and Path(name).is_dir()
+    if size is not None and not folder:
+        raise ValueError(f"size: expected it for a folder of images only, got {size!r} for {str(name)!r}")
+    if folder:
+        inputs, files = read_folder(name, size)
+        return from_arrays(inputs, name=Path(name).resolve().name, class_names=class_names, files=files)
     if str(name).endswith(".npz"):
-        path = Path(name)
-        if not path.is_file():
-            raise DataNotFoundError(f"{path}: no such file (looked in {Path.cwd()})")
-        arrays = read_npz(path)
-        return from_arrays(*(arrays[key] for key in KEYS), name=path.stem)
+        return _own(Path(name), class_names)
     name = str(name)
     if name == "optdigits":
         with resources.as_file(resources.files("bdal.datasets") / "optdigits.npz") as path:
-            return _images(read_npz(path), 16, "optdigits")
-    if name in ("mnist", "fashion_mnist"):
-        return _images(read_mnist(name, data_dir), 255, name)
-    raise ValueError(f"data set: expected optdigits, mnist, fashion_mnist or the path of an .npz file, got {name!r}")
-
-
-def _images(arrays: dict[str, np.ndarray], white: int, name: str) -> Dataset:
-    """Grey images [N, H, W] of bytes 0 .. white, ten classes, as inputs [N, H, W, 1] in [0, 1]."""
-    inputs, test_inputs = (
-        np.divide(arrays[key][..., None], white, dtype=np.float32) for key in ("inputs", "test_inputs")
+            return _images(read_npz(path, KEYS), name, class_names, num_classes=10, white=16)
+    if name == "mnist":
+        return _images(read_mnist(name, data_dir), name, class_names, num_classes=10)
+    if name == "fashion_mnist":
+        return _images(read_mnist(name, data_dir), name, class_names or GARMENTS)
+    if name == "notmnist":
+        return _images(read_notmnist(data_dir), name, class_names or tuple("ABCDEFGHIJ"))
+    if name == "pneumoniamnist":
+        return _images(read_pneumoniamnist(data_dir), name, class_names or ("normal", "pneumonia"))
+    if "/" in name or "\\" in name:
+        raise DataNotFoundError(f"{name}: no such folder of images, nor an .npz file (looked in {Path.cwd()})")
+    raise ValueError(
+        f"data set: expected {', '.join(NAMES)} or the path of an .npz file or of a folder of images, got {name!r}"
     )
-    return from_arrays(inputs, arrays["labels"], test_inputs, arrays["test_labels"], num_classes=10, name=name)
+
+
+def _own(path: Path, class_names: Sequence[str] | None) -> Dataset:
+    if not path.is_file():
+        raise DataNotFoundError(f"{path}: no such file (looked in {Path.cwd()})")
+    arrays: dict[str, Any] = dict(read_npz(path, KEYS[:1], KEYS[1:], anyhow=("class_names", "files")))
+    text = {key: _text(path, key, arrays.pop(key)) for key in ("class_names", "files") if key in arrays}
+    files = [_beside(path, file) for file in text["files"]] if "files" in text else None
+    return from_arrays(**arrays, name=path.stem, class_names=class_names or text.get("class_names"), files=files)
+
+
+def _text(path: Path, key: str, values: np.ndarray) -> list[str]:
+    if values.dtype.kind != "U" or values.ndim != 1:
+        raise ValueError(f"{path}: expected {key} to be a list of text, found {values.dtype} of shape {values.shape}")
+    return values.tolist()
+
+
+def _beside(path: Path, file: str) -> Path:
+    folder = path.resolve().parent
+    try:
+        inside = (folder / file).resolve().is_relative_to(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: files: expected names of files, found {file!r} ({error})") from error
+    if not inside:
+        raise ValueError(f"{path}: files: expected files within {folder}, found {file!r}")
+    if not (folder / file).is_file():
+        raise DataNotFoundError(f"{path}: files: {file!r} is not in {folder}")
+    return folder / file
+
+
+def _images(
+    arrays: dict[str, Any], name: str, class_names, *, num_classes: int | None = None, white: int = 255
+) -> Dataset:
+    """Grey images [N, H, W] of bytes 0 .. white as inputs [N, H, W, 1] in [0, 1]."""
+    arrays = {
+        key: values if "labels" in key else np.divide(values[..., None], white, dtype=np.float32)
+        for key, values in arrays.items()
+    }
+    return from_arrays(**arrays, num_classes=num_classes, name=name, class_names=class_names)

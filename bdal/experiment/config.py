@@ -25,25 +25,36 @@ import yaml
 from cattrs.gen import make_dict_structure_fn
 
 from bdal import training
+from bdal.datasets import check_pool
 from bdal.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Data:
-    """Which data set, and how much of it.
+class Builder:
+    """A pool builder of `bdal.datasets.pools` and its options; in YAML `{name: repeated, repeats: 4, noise: 0.1}`."""
 
-    `name` is a data set that bdal knows or the path of an `.npz`; `data_dir` the folder that holds its files (null:
-    where BDAL_DATA_DIR points, or a download); `pool` a random subset of the training set of that size to query from,
-    `test` a random subset of the test set (null: all). Each point of the pool is there `repeats` times, with Gaussian
-    noise of standard deviation `noise`.
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)  # numbers, text, and lists of them
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which data set, how much of it, and what is done to its pool.
+
+    `name` is a data set that bdal knows, the path of an `.npz`, or a folder of image files; `data_dir` the folder that
+    holds its files (null: where BDAL_DATA_DIR points, or a download); `pool` a random subset of the training set of
+    that size to query from, `test` a random subset of the test set (null: all). `builders` then change the pool, one
+    after the other: copies, noise, fewer points of some classes (`bdal.datasets.pools`). `classes` names the classes,
+    and `size` is the height and width to which a folder's images are brought.
     """
 
     name: str = "optdigits"
     data_dir: str | None = None
     pool: int | None = None
     test: int | None = None
-    repeats: int = 1
-    noise: float = 0.0
+    builders: tuple[Builder, ...] = ()
+    classes: tuple[str, ...] | None = None
+    size: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +100,19 @@ class Training:
 class Labels:
     """The labels that are paid for: `budget` in all, of which the fraction `validation` is bought for early stopping.
 
-    `initial` training labels are bought at the start, at random or with the classes balanced.
+    `initial` training labels are bought at the start, at random or with the classes balanced. `oracle` gives them: the
+    data set (`simulated`), or `people`, by `bdal label`, or `bdal ask` and `bdal tell`. A point that the oracle will
+    not label costs `abstain_cost` labels, 1 or 0. Where answers for a point contradict each other, the `last` counts,
+    or the `majority` (the last of the most frequent).
     """
 
     budget: int = 150
     initial: int = 20
     balanced: bool = False
     validation: float = 0.2
+    oracle: Literal["simulated", "people"] = "simulated"
+    abstain_cost: int = 1
+    contradictions: Literal["last", "majority"] = "last"
 
     @property
     def validation_labels(self) -> int:
@@ -112,13 +129,32 @@ class Labels:
 class Query:
     """`size` labels a round, chosen from `candidates` random points of the pool (null: all), scored in chunks.
 
-    Strategies that look at targets (`epig` ...) see so many random points of the pool, drawn anew each round.
+    Strategies that look at targets (`epig` ...) see so many random points of the pool, drawn anew each round. A score
+    that is no number is an error (`on_nonfinite: raise`), or its point is left out with a warning (`exclude`).
     """
 
     size: int = 10
     candidates: int | None = None
     targets: int = 200
     chunk_size: int = 1024
+    on_nonfinite: Literal["raise", "exclude"] = "raise"
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """What ends a run before its budget (`bdal.stopping`); nothing by default.
+
+    `ceiling`: the joint information of a query reaches what the committee's members can carry, log K. `stabilised`: the
+    predictions of successive committees on `points` pool points agree, mean kappa of the last `window` rounds at least
+    `kappa`. `no_gain`: the largest gain of a query is at most so many nats.
+    """
+
+    ceiling: bool = False
+    stabilised: bool = False
+    kappa: float = 0.99
+    window: int = 3
+    points: int = 1000
+    no_gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,24 +196,33 @@ class Comparison:
 class Experiment:
     """A whole experiment: data, model, training, labels, and the comparisons, each over `seeds` paired seeds.
 
-    `together` runs the seeds in one compiled program (null: as the backend profits from it). Values out of range raise
-    `ConfigError` with the field's path, however the experiment was made.
+    Seeds are numbered from `first_seed`. `together` runs them in one compiled program (null: as the backend profits
+    from it). `parameters` keeps those of the `last` committee of each run. Values out of range raise `ConfigError` with
+    the field's path, however the experiment was made.
     """
 
     name: str
     comparisons: tuple[Comparison, ...]
     seed: int = 0
     seeds: int = 5
+    first_seed: int = 0
     together: bool | None = None
+    parameters: Literal["none", "last"] = "none"
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
     labels: Labels = Labels()
     query: Query = Query()
     evaluation: Evaluation = Evaluation()
+    stopping: Stopping = Stopping()
 
     def __post_init__(self):
         _check(self)
+
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds' numbers."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -194,7 +239,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     >>> experiment.training.learning_rate, experiment.comparisons[0].members
     (0.0001, 8)
     """
-    return _typed(_override(_read_yaml(Path(path)), overrides), str(path), overrides)
+    experiment = typed(_override(_read_yaml(Path(path)), overrides), str(path), overrides)
+    data = experiment.data  # its paths: the same from every folder
+    if is_path(data.name):
+        data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
+    if data.data_dir is not None:
+        data = dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
+    return dataclasses.replace(experiment, data=data)
+
+
+def is_path(name: str) -> bool:
+    """Whether a data set's name is the path of an `.npz` or of a folder, and not one that bdal knows."""
+    return name.endswith(".npz") or "/" in name
 
 
 def dump(experiment: Experiment) -> str:
@@ -203,9 +259,17 @@ def dump(experiment: Experiment) -> str:
 
 
 def digest(experiment: Experiment) -> str:
-    """SHA-256 of what the experiment says; where its data lies (`data.data_dir`) is no part of it."""
-    canonical = as_dict(dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, data_dir=None)))
+    """SHA-256 of what the experiment says; where its data lies is no part of it."""
+    canonical = as_dict(_anywhere(experiment))
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _anywhere(experiment: Experiment) -> Experiment:
+    """The experiment without the folders in which its data lies."""
+    data = dataclasses.replace(experiment.data, data_dir=None)
+    if is_path(data.name):  # what lies there is told by its fingerprint
+        data = dataclasses.replace(data, name="path")
+    return dataclasses.replace(experiment, data=data)
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:
@@ -217,8 +281,8 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
     """The fields in which two experiments differ, as `path: value in one != value in the other`."""
-    ones, others = dict(_leaves(as_dict(one))), dict(_leaves(as_dict(other)))
-    paths = [path for path in {**ones, **others} if ones.get(path) != others.get(path) and path != "data.data_dir"]
+    ones, others = (dict(_leaves(as_dict(_anywhere(each)))) for each in (one, other))
+    paths = [path for path in {**ones, **others} if ones.get(path) != others.get(path)]
     return [f"{path}: {ones.get(path, 'absent')} != {others.get(path, 'absent')}" for path in paths]
 
 
@@ -258,13 +322,25 @@ def _check(experiment: Experiment) -> None:
     a_name = "a name of letters, digits, '.', '_' and '-'"
     require(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", experiment.name)), "name", a_name, experiment.name)
     require(0 <= experiment.seed < 2**31, "seed", "a number from 0 to 2147483647", experiment.seed)
+    in_range = 0 <= experiment.first_seed < 2**31 - 1 - max(experiment.seeds, 0)
+    require(in_range, "first_seed", "a number from 0 to 2147483647", experiment.first_seed)
     positive("seeds", experiment.seeds)
 
     require(bool(data.name), "data.name", "the name of a data set", data.name)
     positive("data.pool", data.pool)
     positive("data.test", data.test)
-    positive("data.repeats", data.repeats)
-    require(0 <= data.noise < float("inf"), "data.noise", "a finite number that is not negative", data.noise)
+    for place, builder in enumerate(data.builders):
+        here = f"data.builders.{place}"
+        try:
+            check_pool(builder.name, builder.options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{here}: {error}") from error
+    if data.classes is not None:
+        distinct = len(set(data.classes)) == len(data.classes) >= 2 and all(name.strip() for name in data.classes)
+        require(distinct, "data.classes", "at least two names, each once", list(data.classes))
+    if data.size is not None:
+        pair = len(data.size) == 2 and all(side >= 1 for side in data.size)
+        require(pair, "data.size", "a height and a width, such as [28, 28]", list(data.size))
 
     if model.name == "cnn":
         require(not model.hidden, "model.hidden", "nothing for cnn, whose layers are fixed", list(model.hidden))
@@ -287,12 +363,27 @@ def _check(experiment: Experiment) -> None:
     require(labels.budget >= start, "labels.budget", f"at least {needs}", labels.budget)
     require(data.pool is None or data.pool >= start, "data.pool", f"at least {needs}", data.pool)
 
+    require(labels.abstain_cost in (0, 1), "labels.abstain_cost", "0 or 1", labels.abstain_cost)
+    if labels.oracle == "people":
+        one = experiment.seeds == 1 and sum(len(each.strategies) for each in experiment.comparisons) == 1
+        require(one, "labels.oracle", "one seed and one strategy where people answer", "several")
+        for name in data.classes or ():
+            plain = name == name.strip() and name not in ("abstain", "?")
+            require(plain, "data.classes", "names without spaces around them, and not 'abstain' or '?'", name)
+        require(not labels.balanced, "labels.balanced", "false where people answer: classes are not known", True)
+
     for name in ("size", "candidates", "targets", "chunk_size"):
         positive(f"query.{name}", getattr(query, name))
     enough = query.candidates is None or query.candidates >= query.size
     require(enough, "query.candidates", f"at least query.size ({query.size})", query.candidates)
     positive("evaluation.members", evaluation.members)
     positive("evaluation.points", evaluation.points)
+
+    stopping = experiment.stopping
+    positive("stopping.window", stopping.window)
+    positive("stopping.points", stopping.points)
+    require(0 < stopping.kappa <= 1, "stopping.kappa", "above 0 and at most 1", stopping.kappa)
+    require(stopping.no_gain is None or stopping.no_gain >= 0, "stopping.no_gain", "at least 0", stopping.no_gain)
 
     require(bool(experiment.comparisons), "comparisons", "at least one comparison", [])
     seen = Counter()
@@ -403,7 +494,8 @@ def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def _typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
+def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a tree of plain dicts, lists and scalars says; `source` is named in errors."""
     try:
         return _converter.structure(tree, Experiment)
     except (cattrs.BaseValidationError, _Mismatch, ConfigError) as error:
@@ -542,17 +634,29 @@ def _section(kind: type):
 def _strategy(value: Any, _: Any) -> Strategy:
     if isinstance(value, str):
         return Strategy(value)
+    return Strategy(*_name_and_options(value, "a strategy's name, or a mapping such as {name: power_bald, beta: 8}"))
+
+
+def _builder(value: Any, _: Any) -> Builder:
+    if isinstance(value, str):
+        return Builder(value)
+    expected = "a pool builder's name, or a mapping such as {name: repeated, repeats: 4}"
+    return Builder(*_name_and_options(value, expected, lists=True))
+
+
+def _name_and_options(value: Any, expected: str, lists: bool = False) -> tuple[str, dict[str, Any]]:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise _expect("a strategy's name, or a mapping such as {name: power_bald, beta: 8}", value)
+        raise _expect(expected, value)
     options = {}
     for key, option in value.items():
-        if isinstance(option, str) and _NUMBER.fullmatch(option):
-            option = float(option)
-        plain = isinstance(option, int | float | str) and not isinstance(option, bool)
-        if not isinstance(key, str) or not plain or (isinstance(option, float) and not math.isfinite(option)):
-            raise _expect(f"a finite number or text for option {key!r}", option)
-        options[key] = option
-    return Strategy(options.pop("name"), options)
+        items = option if lists and isinstance(option, list | tuple) else [option]
+        items = [float(item) if isinstance(item, str) and _NUMBER.fullmatch(item) else item for item in items]
+        for item in items:
+            plain = isinstance(item, int | float | str) and not isinstance(item, bool)
+            if not isinstance(key, str) or not plain or (isinstance(item, float) and not math.isfinite(item)):
+                raise _expect(f"a finite number or text for option {key!r}", item)
+        options[key] = items if isinstance(option, list | tuple) else items[0]
+    return options.pop("name"), options
 
 
 # PyYAML reads YAML 1.1, where 1e-3 (no dot) is text
@@ -563,8 +667,10 @@ _converter.register_structure_hook_factory(lambda kind: type(None) in get_args(k
 _converter.register_structure_hook_factory(lambda kind: get_origin(kind) is tuple, _sequence)
 _converter.register_structure_hook_factory(dataclasses.is_dataclass, _section)
 _converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
-for _kind, _hook in ((int, _integer), (float, _number), (str, _text), (bool, _boolean), (Strategy, _strategy)):
+for _kind, _hook in ((int, _integer), (float, _number), (str, _text), (bool, _boolean), (Strategy, _strategy),
+                     (Builder, _builder)):  # fmt: skip
     _converter.register_structure_hook(_kind, _hook)
-_converter.register_unstructure_hook(
-    Strategy, lambda strategy: {"name": strategy.name, **strategy.options} if strategy.options else strategy.name
-)
+for _named in (Strategy, Builder):
+    _converter.register_unstructure_hook(
+        _named, lambda named: {"name": named.name, **named.options} if named.options else named.name
+    )

@@ -1,11 +1,12 @@
-"""Figures of an experiment as PNG and PDF: the same rows give the same bytes. Only drawing imports matplotlib."""
+"""Figures of an experiment as PNG, PDF and SVG: the same rows give the same bytes. Only drawing imports matplotlib."""
 
 import io
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,27 +20,44 @@ TITLES = {"mc_dropout": "MC dropout", "deep_ensemble": "deep ensemble"}
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#777777"
+INK, EDGE, GRID, PALE = "#222222", "#555555", "#e6e6e6", "#cccccc"
+PHASES = {"fit": COLORS[0], "evaluate": COLORS[4], "query": COLORS[1]}
+
+# what a dark page puts in the place of each colour
+DARK = {
+    INK: "#e6e6e6", EDGE: "#a6a6a6", GRID: "#3a3d42", PALE: "#55595f", GREY: "#a0a0a0", "#000000": "#ffffff",
+    "#0072b2": "#4a90e2", "#d55e00": "#ff8c42", "#009e73": "#2fc79a", "#cc79a7": "#e39cc4", "#56b4e9": "#9bd8fa",
+    "#e69f00": "#f0b73a",
+}  # fmt: skip
+KINDS = ("png", "pdf")
 
 STYLE: Any = {
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.edgecolor": "#555555",
-    "grid.color": "#E6E6E6",
+    "axes.edgecolor": EDGE,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is a $
     "pdf.fonttype": 42,
+    "svg.hashsalt": "bdal",
 }
 
 
-def learning_curves(rows: Sequence[Row], path_stem: str | Path) -> list[Path]:
+def learning_curves(rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Accuracy, NLL and ECE against training labels, one column a posterior, as `<path_stem>.png` and `.pdf`.
 
     Lines are means over seeds, bands 95 % Student t intervals; a strategy's curve ends where one of its seeds does.
-    Returns the two paths. Raises `ValueError` if there are no rows.
+    `kinds` are endings: png, pdf and svg. Returns a path each. Raises `ValueError` if there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
@@ -73,7 +91,7 @@ def learning_curves(rows: Sequence[Row], path_stem: str | Path) -> list[Path]:
             panels[-1, column].set_xlabel(f"training labels (+{'/'.join(map(str, validation))} validation)")
         figure.align_ylabels(panels[:, 0])
         _legend(figure, panels, rows)
-        return [_save(figure, Path(f"{path_stem}.{kind}")) for kind in ("png", "pdf")]
+        return _save_as(figure, path_stem, kinds)
 
 
 def reliability_diagram(reliability: Any, target: Any) -> None:
@@ -88,6 +106,215 @@ def reliability_diagram(reliability: Any, target: Any) -> None:
     with _figure((3.4, 3.4)) as figure:
         _draw_reliability(reliability, figure.subplots())
         _save(figure, Path(target))
+
+
+def seconds_by_strategy(
+    seconds: Mapping[str, Mapping[str, float]], path_stem: str | Path, kinds: Sequence[str] = KINDS
+) -> list[Path]:
+    """Seconds of a round by phase (fit, evaluate, query), a stacked bar for each name."""
+    names = list(seconds)
+    with _figure((7.2, 0.9 + 0.27 * len(names))) as figure:
+        panel = figure.subplots()
+        left = np.zeros(len(names))
+        for phase, color in PHASES.items():
+            width = np.array([seconds[name].get(phase, 0.0) for name in names])
+            panel.barh(names, width, left=left, height=0.7, color=color, label=phase)
+            left += width
+        for place, total in enumerate(left):
+            panel.annotate(
+                f"{total:.3g} s", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        panel.invert_yaxis()
+        panel.margins(x=0.12, y=0.02)
+        panel.set_xlim(left=0)
+        panel.grid(visible=False, axis="y")
+        panel.set_xlabel("seconds a round and seed")
+        figure.legend(loc="outside upper center", ncols=len(PHASES), handlelength=1.2)
+        return _save_as(figure, path_stem, kinds)
+
+
+def seconds_by_round(
+    seconds: Mapping[str, Mapping[int, Mapping[str, float]]], path_stem: str | Path, kinds: Sequence[str] = KINDS
+) -> list[Path]:
+    """Seconds by round and phase, stacked bars, a panel for each name.
+
+    A round that takes more than twice the 90 % quantile of all (it compiles, for one) is cut there, its total written
+    above it.
+    """
+    totals = [sum(phases.values()) for rounds in seconds.values() for phases in rounds.values()]
+    top = 2 * float(np.quantile(totals, 0.9))
+    top = min(top, max(totals)) or 1.0
+    with _small_multiples(list(seconds)) as (figure, panels):
+        for panel, rounds in zip(panels, seconds.values(), strict=True):
+            numbers = sorted(rounds)
+            below = np.zeros(len(numbers))
+            for phase, color in PHASES.items():
+                height = np.array([rounds[number].get(phase, 0.0) for number in numbers])
+                panel.bar(numbers, height, 0.8, below, color=color, label=phase)
+                below += height
+            for number, total in zip(numbers, below, strict=True):
+                if total > top:
+                    panel.annotate(f"↑ {total:.3g} s", (number + 0.55, 1.02 * top), fontsize=7)
+            panel.set(ylim=(0, 1.12 * top))
+            panel.grid(visible=False, axis="x")
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        _outer_labels(panels, "round", "seconds")
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(PHASES), handlelength=1.2)
+        return _save_as(figure, path_stem, kinds)
+
+
+def class_histograms(
+    shares: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    pool: np.ndarray | None,
+    path_stem: str | Path,
+    kinds: Sequence[str] = KINDS,
+) -> list[Path]:
+    """What was queried by class, a panel for each name: `shares` maps it to `[S, C]`, a seed's shares a line.
+
+    Bars are means over seeds, whiskers their 95 % Student t intervals, marks the shares in the pool `[C]`, if known.
+    """
+    places = np.arange(len(classes))
+    with _small_multiples(list(shares)) as (figure, panels):
+        handles = {}
+        for panel, queried in zip(panels, shares.values(), strict=True):
+            intervals = [student_t(column) for column in np.asarray(queried).T]
+            means = np.array([mean for mean, _ in intervals])
+            halves = np.nan_to_num([half for _, half in intervals])
+            handles["queried"] = panel.bar(places, 100 * means, 0.72, color=COLORS[4])
+            if len(queried) > 1 and len(classes) <= 40:
+                low = np.minimum(halves, means)  # no share is below 0
+                panel.errorbar(
+                    places, 100 * means, 100 * np.array([low, halves]), fmt="none", ecolor=EDGE, elinewidth=1
+                )
+            if pool is not None:
+                edges = np.stack([places - 0.45, places + 0.45])
+                marks = panel.hlines(100 * np.asarray(pool), *edges, color=COLORS[1], lw=1.6, zorder=3)
+                handles["share in the pool"] = marks
+            panel.grid(visible=False, axis="x")
+            _name_classes(panel, classes)
+        top = max(panel.get_ylim()[1] for panel in panels)
+        for panel in panels:
+            panel.set_ylim(0, top)
+        _outer_labels(panels, "class", "% of queried")
+        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, handlelength=1.4)
+        return _save_as(figure, path_stem, kinds)
+
+
+class Scores(NamedTuple):
+    """Scores of one strategy by round: at `labels`, five `quantiles` of the candidates or None, of those `queried`."""
+
+    labels: Sequence[int]
+    quantiles: np.ndarray | None
+    queried: Sequence[Sequence[float]]
+
+
+def score_distributions(
+    scores: Mapping[str, Scores], path_stem: str | Path, kinds: Sequence[str] = KINDS
+) -> list[Path]:
+    """Scores of the candidates and of what was queried against labels, a panel for each name, each with its own axis.
+
+    The band runs from the 25 % to the 75 % quantile of the candidates' scores, thin lines from smallest to largest.
+    """
+    with _small_multiples(list(scores)) as (figure, panels):
+        handles = {}
+        for panel, (labels, quantiles, queried) in zip(panels, scores.values(), strict=True):
+            if quantiles is not None:
+                least, low, middle, high, most = np.asarray(quantiles).T
+                handles["smallest, largest"] = panel.plot(labels, least, color=COLORS[0], lw=0.7, alpha=0.8)[0]
+                panel.plot(labels, most, color=COLORS[0], lw=0.7, alpha=0.8)
+                handles["25 % to 75 %"] = panel.fill_between(labels, low, high, color=COLORS[0], alpha=0.25, lw=0)
+                handles["median of the candidates"] = panel.plot(labels, middle, color=COLORS[0], lw=1.4)[0]
+            x = [count for count, gains in zip(labels, queried, strict=True) for _ in gains]
+            y = [gain for gains in queried for gain in gains]
+            handles["queried"] = panel.plot(x, y, "o", color=COLORS[1], ms=2.4, mew=0, alpha=0.55)[0]
+            panel.locator_params(axis="y", nbins=5)
+            panel.ticklabel_format(axis="y", scilimits=(-3, 4))
+        _outer_labels(panels, "training labels", "score")
+        order = ["median of the candidates", "25 % to 75 %", "smallest, largest", "queried"]
+        names = [name for name in order if name in handles]
+        figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=4, handlelength=1.4)
+        return _save_as(figure, path_stem, kinds)
+
+
+def contact_sheet(
+    lines: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], path_stem: str | Path, kinds: Sequence[str] = KINDS
+) -> list[Path]:
+    """Images in lines: `(name of the line, [(image, text below it), ...])`, images `[H, W, 1 or 3]` in 0 .. 1.
+
+    Pixels are drawn as they are, never smoothed.
+    """
+    columns = max(1, *(len(images) for _, images in lines))
+    tile, text = 0.36, 0.15  # inches
+    size = (0.75 + tile * columns, 0.1 + (tile + text) * len(lines))
+    with _figure(size) as figure:
+        figure.set_layout_engine("none")
+        panel = figure.add_axes((0, 0, 1, 1))
+        panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
+        panel.axis("off")
+        for line, (name, images) in enumerate(lines):
+            top = 0.05 + line * (tile + text)
+            panel.text(0.65, top + tile / 2, name, ha="right", va="center", fontsize=7.5)
+            if not images:
+                continue
+            panel.imshow(
+                _side_by_side([image for image, _ in images]),
+                extent=(0.72, 0.72 + tile * len(images), top + tile, top),
+                interpolation="none",
+                aspect="auto",
+            )
+            for place, (_, below) in enumerate(images):
+                panel.text(0.72 + tile * (place + 0.5), top + tile + 0.01, below, ha="center", va="top", fontsize=6.5)
+        panel.set(xlim=(0, size[0]), ylim=(size[1], 0))
+        return _save_as(figure, path_stem, kinds)
+
+
+def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images as one of bytes `[h, n · w, 4]`, at least 48 pixels high, with a transparent gap around each."""
+    tiles = []
+    for image in images:
+        grey = image.shape[-1] == 1
+        pixels = (255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8)
+        pixels = np.repeat(pixels, 3, -1) if grey else pixels[..., :3]
+        scale = max(1, -(-48 // max(pixels.shape[:2])))
+        pixels = pixels.repeat(scale, 0).repeat(scale, 1)
+        opaque = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], -1)
+        gap = max(1, pixels.shape[1] // 16)
+        tiles.append(np.pad(opaque, [(gap, gap), (gap, gap), (0, 0)]))
+    return np.concatenate(tiles, 1)
+
+
+@contextmanager
+def _small_multiples(names: Sequence[str], columns: int = 4) -> Iterator[tuple[Any, list[Any]]]:
+    """A figure of small panels in lines, one a name, with the name as its title."""
+    columns = min(columns, len(names))
+    lines = math.ceil(len(names) / columns)
+    with _figure((max(3.2, 0.5 + 2.0 * columns), 0.6 + 1.55 * lines)) as figure:
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)
+        panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+        for panel in panels[len(names) :]:
+            panel.remove()
+        for panel, name in zip(panels, names, strict=False):
+            panel.set_title(name, fontsize=9)
+            panel.tick_params(labelsize=7.5)
+            panel.columns = columns
+        yield figure, panels[: len(names)]
+
+
+def _outer_labels(panels: Sequence[Any], x: str, y: str) -> None:
+    """Axis labels at the left and below the last panel of each column only."""
+    for place, panel in enumerate(panels):
+        if place % panel.columns == 0:
+            panel.set_ylabel(y, fontsize=8)
+        if place + panel.columns >= len(panels):
+            panel.set_xlabel(x, fontsize=8)
+
+
+def _name_classes(panel: Any, classes: Sequence[str]) -> None:
+    if len(classes) <= 12:
+        long = max(map(len, classes)) > 2
+        panel.set_xticks(range(len(classes)), [name[:14] for name in classes], fontsize=7, rotation=90 if long else 0)
 
 
 def _draw_reliability(reliability: Any, panel: Any) -> None:
@@ -154,10 +381,21 @@ def _figure(size: tuple[float, float]) -> Iterator[Any]:
         yield Figure(figsize=size, layout="constrained")
 
 
+def _save_as(figure: Any, path_stem: str | Path, kinds: Sequence[str]) -> list[Path]:
+    if figure.get_layout_engine() is not None:  # once for all kinds
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return [_save(figure, Path(f"{path_stem}.{kind}")) for kind in kinds]
+
+
 def _save(figure: Any, path: Path) -> Path:
     content = io.BytesIO()
-    no_dates = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    no_dates = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+    }
     kind = path.suffix.removeprefix(".")
-    figure.savefig(content, format=kind, dpi=150, metadata=no_dates.get(kind))
+    figure.savefig(content, format=kind, dpi=150, transparent=kind == "svg", metadata=no_dates.get(kind))
     write_atomic(path, content.getvalue())
     return path

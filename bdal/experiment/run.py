@@ -1,15 +1,23 @@
 """The runner: every (posterior, strategy, seed) of an experiment, from data to ledgers, table and figure.
 
-What the ledger says happened, happened: a second call replays it, continues where it ends, and does not repeat a
-finished (posterior, strategy, seed). Methods are paired: seed s has the same initial set, validation set and keys
-under all of them.
+What the ledger says happened, happened: a second call goes on where the ledgers end, and does not repeat a finished
+(posterior, strategy, seed). Methods are paired: seed s has the same initial set, validation set and keys under all of
+them.
+
+The order of a round: fit, query, evaluate; then, each on disk before the next, "evaluated", the line of metrics,
+"queried", the oracle's answers. A crash between two of them repeats the computation, to the same bits, and nothing
+else: no other points are asked for, and no label is asked for twice.
 
 Axis letters: N pool points, S seeds in one program, K members, C classes, T test points.
 """
 
+import itertools
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,64 +25,145 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from bdal import calibration, contrib, datasets, models
-from bdal.committee import Apply, from_nnx, nnx_init
+from bdal import contrib, stopping
+from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory, figures, tables
+from bdal.experiment import config, directory, figures, parameters, tables
+from bdal.experiment.data import Data, facts, load
+from bdal.experiment.ledger import START, Ledger, Sets, settle
+from bdal.experiment.lock import lock
+from bdal.experiment.programs import Network, Programs, network_of, programs_of
 from bdal.experiment.progress import Progress
-from bdal.information import log_mean_exp
-from bdal.loop import fit_round, on_host, query_limit, query_round, step_key
-from bdal.pool import LabelledSet, extend, map_pool
-from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout, fit_snapshots
+from bdal.loop import query_limit, step_key
+from bdal.pool import ABSTAIN, check_answers
 from bdal.posteriors.deep_ensemble import prefers_vmap
 from bdal.selection import Query
-from bdal.strategy import STRATEGIES, QueryStrategy, check_health, make_strategy
+from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy
 
-VALIDATION_MASKS = 8  # masks over which early stopping averages an MC-dropout prediction
 TABLE = STRATEGIES | contrib.STRATEGIES
-ON_DEVICE_BYTES = 2**30  # a larger pool stays on the host and is streamed
 
 
-def run(experiment: config.Experiment, workdir: str | Path, progress: Callable[..., Any] = Progress) -> Path:
+class Method(NamedTuple):
+    """A posterior and a strategy, ready to be run."""
+
+    name: str  # "mc_dropout/bald"
+    named: config.Strategy
+    strategy: QueryStrategy
+    members: int
+    programs: Programs
+
+
+class Prepared(NamedTuple):
+    """An experiment whose parts are known to fit."""
+
+    experiment: config.Experiment
+    data: Data
+    network: Network
+    oracle: Callable[[np.ndarray], Any] | None  # None: people answer
+
+
+def run(
+    experiment: config.Experiment, workdir: str | Path, progress: Callable[..., Any] = Progress, *,
+    oracle: Callable[[np.ndarray], Any] | None = None, allow_mismatch: bool = False,
+) -> Path:  # fmt: skip
     """Run what is not finished, then write `table.md`, `table.csv`, `curves.png` and `curves.pdf`; gives the directory.
 
+    Where people answer, it ends as soon as answers are wanted (`bdal.experiment.people`).
+
+    Args:
+      experiment: from `bdal.experiment.config.load`, or made in Python.
+      workdir: the run directory; one that holds a part of this run already goes on.
+      progress: a context manager as `bdal.experiment.progress.Progress`.
+      oracle: `indices [Q] -> labels [Q]`, each a class or `bdal.ABSTAIN`, in the place of the labels of the data set.
+      allow_mismatch: go on in a directory whose config, data or environment differs, and have the report say so.
+
     Raises:
-      ConfigError: an unknown strategy or option, or a directory that holds another experiment; before any training.
+      ConfigError: an unknown strategy or option, or a directory that holds another run; before any training.
       DataNotFoundError: the data set's files are missing; says which, and where to put them.
+      LockedError: another process works in the directory.
+      LabelError: an answer that is no class. Nothing of it is written; the same query is asked for again next time.
     """
+    prepared = prepare(experiment, oracle)
+    with held(workdir) as folder:
+        return advance(prepared, folder, progress, allow_mismatch=allow_mismatch)
+
+
+@contextmanager
+def held(workdir: str | Path) -> Iterator[Path]:
+    """The run directory as an absolute path, made if it is not there, and locked."""
     workdir = Path(workdir).resolve()
+    if jax.process_index():  # every host computes, the first one writes
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+        return
+    directory.make(workdir)
+    with _kept_warnings(workdir), lock(workdir):
+        yield workdir
+
+
+def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None) -> Prepared:
+    """Load the data and check that the parts fit, before a directory is touched."""
     _check_strategies(experiment)
-    data = _load(experiment)
-    network = _network(experiment, data)  # refused without leaving a directory behind
-    directory.write_run(workdir, experiment, data.fingerprint)
-    together = prefers_vmap(network.init) if experiment.together is None else experiment.together
-    together = together and isinstance(data.pool, jax.Array)
+    data = load(experiment)
+    network = network_of(experiment, data)
+    check_hosts_agree(f"{config.digest(experiment)} {data.fingerprint}")
+
+    if experiment.labels.oracle == "people":
+        if oracle is not None:
+            raise ConfigError("labels.oracle: expected simulated, for an oracle of one's own, found people")
+        return Prepared(experiment, data, network, None)
+    if experiment.labels.balanced and data.pool_labels is None:
+        raise ConfigError(
+            f"labels.balanced: expected false for {experiment.data.name}, which has no labels, found true"
+        )
+    if oracle is None:
+        if data.pool_labels is None:
+            raise ConfigError(
+                f"labels.oracle: expected people for {experiment.data.name}, which has no labels, found simulated"
+            )
+        oracle = data.pool_labels.__getitem__
+    return Prepared(experiment, data, network, oracle)
+
+
+def advance(
+    prepared: Prepared, workdir: Path, progress: Callable[..., Any] = Progress, *, allow_mismatch: bool = False
+) -> Path:
+    """`run`, for a directory that is held."""
+    experiment, data = prepared.experiment, prepared.data
+    mismatches = directory.write_run(
+        workdir, experiment, data.fingerprint, facts=facts(data), allow_mismatch=allow_mismatch
+    )
+    together = prefers_vmap(prepared.network.init) if experiment.together is None else experiment.together
+    together = together and isinstance(data.pool, jax.Array) and data.test is not None
 
     groups = []
     for comparison in experiment.comparisons:
-        programs = _programs(experiment, comparison, network, together)
+        programs = programs_of(experiment, comparison, prepared.network, together)
         for strategy in comparison.strategies:
             name = f"{comparison.posterior}/{comparison.label(strategy)}"
             ledgers = [
-                _Ledger(seed, directory.seed_folder(workdir, comparison, strategy, seed))
-                for seed in range(experiment.seeds)
+                Ledger(seed, directory.seed_folder(workdir, comparison, strategy, seed))
+                for seed in experiment.seed_numbers
             ]
             left = [ledger for ledger in ledgers if not ledger.finished]
             chosen = make_strategy(strategy.name, table=TABLE, **strategy.options)
+            method = Method(name, strategy, chosen, comparison.members, programs)
             # Seeds of one program stay together, the finished ones too: a program for fewer may round otherwise.
             for group in [ledgers] if together and left else [[ledger] for ledger in left]:
-                groups.append(partial(_run_group, experiment, data, programs, chosen, name, group))
-    with progress(total=len(groups) * (_num_queries(experiment) + 1)) as report:
+                groups.append(partial(_run_group, prepared, method, group))
+    with progress(total=len(groups) * (num_queries(experiment) + 1)) as report:
+        for mismatch in mismatches:
+            warnings.warn(f"goes on although it differs (there != now): {mismatch}", stacklevel=2)
         if not groups:
-            report.line(f"nothing is left to run in {workdir}")
+            report.line(f"finished already: nothing is left to run in {workdir}")
         for group in groups:
             group(report)
 
     rows = directory.results(workdir)
-    tables.write(rows, workdir)
-    figures.learning_curves(rows, workdir / "curves")
+    if rows:
+        tables.write(rows, workdir)
+        figures.learning_curves(rows, workdir / "curves")
     return workdir
 
 
@@ -87,130 +176,245 @@ def _check_strategies(experiment):
                 raise ConfigError(f"comparisons.{number}.strategies.{place}: {error}") from error
 
 
-def _num_queries(experiment) -> int:
+def num_queries(experiment: config.Experiment) -> int:
+    """How many queries the budget of training labels is for."""
     return -(-(experiment.labels.training_labels - experiment.labels.initial) // experiment.query.size)
+
+
+_where = ContextVar("where", default="")  # what the runner is at
+
+
+@contextmanager
+def _kept_warnings(workdir: Path) -> Iterator[None]:
+    """Write each distinct warning to `warnings.jsonl`, and show it as before."""
+    path = workdir / "warnings.jsonl"
+    _where.set("")
+    known = {(line["category"], line["message"]) for line in directory.read(path)}
+    show_before = warnings.showwarning
+
+    def show(message, category, *args, **kwargs):
+        line = {"where": _where.get(), "category": category.__name__, "message": " ".join(str(message).split())}
+        if (line["category"], line["message"]) not in known:
+            known.add((line["category"], line["message"]))
+            directory.append(path, line)
+        show_before(message, category, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 # -- a group of seeds in one program, round by round ------------------------------------------------------------------
 
 
-def _run_group(experiment, data, programs, strategy, name, ledgers, report) -> None:
-    """Fit, evaluate, query, label, for every seed of the group in step."""
-    keys = [_seed_key(experiment, ledger.seed) for ledger in ledgers]
-    tell = partial(extend, num_points=len(data.pool_labels), num_classes=data.num_classes)
-    labelled, validation = map(list, zip(*[_initial_sets(experiment, data, ledger) for ledger in ledgers], strict=True))
+class _Round(NamedTuple):
+    """Where the runner is, and how long the phases took there."""
+
+    number: int
+    name: str
+    report: Any
+    seconds: dict[str, float]
+
+    @contextmanager
+    def phase(self, phase: str):
+        self.report.stage(f"{self.name}, round {self.number}: {phase}")
+        _where.set(f"{self.name}, round {self.number}")
+        start = time.monotonic()
+        yield
+        self.seconds[phase] = round(time.monotonic() - start, 4)
+
+
+def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report) -> None:
+    """Fit, query, evaluate, label, for every seed of the group in step; until all are finished, or people are asked."""
+    experiment = prepared.experiment
+    _where.set(f"{method.name}, start")
+    for ledger in ledgers:
+        if not _start(prepared, ledger):
+            return
     start = min(ledger.completed_rounds() for ledger in ledgers)
-    for s, ledger in enumerate(ledgers):
-        for event in ledger.replay(start):
-            labelled[s] = tell(labelled[s], event["indices"], event["labels"])
     report.advance(start)
 
-    for number in range(start, _num_queries(experiment) + 1):
-        room = query_limit(labelled[0], validation[0], data.pool, experiment.query.size)
-        last = number == _num_queries(experiment) or room == 0
-        seconds: dict[str, float] = {}
-        if not last and room < experiment.query.size:
-            report.line(f"{name}: the last query has {room} points, not {experiment.query.size}: no more are left")
-
-        with _phase(report, name, number, "fit", seconds):
-            fit_keys = [step_key(key, number, "fit") for key in keys]
-            committee = jax.block_until_ready(programs.fit(fit_keys, labelled, validation, data.pool))
-        with _phase(report, name, number, "evaluate", seconds):
-            if number == start:
-                programs.compile_evaluate(committee, data)
-            test = data.test if last else data.quick_test
-            scores = jax.block_until_ready(programs.evaluate(committee, *test))
-        queries = None
-        if not last:
-            with _phase(report, name, number, "query", seconds):
-                query_keys = [step_key(key, number, "query") for key in keys]
-                queries = programs.query(strategy, query_keys, committee, labelled, validation, data.pool)
-
-        accuracies = []
-        for s, ledger in enumerate(ledgers):
-            sizes = {"labels": int(labelled[s].count), "validation_labels": int(validation[s].count)}
-            merit = {metric: float(values[s]) for metric, values in scores.items()}
-            accuracies.append(merit["accuracy"])
-            facts = {"round": number, **sizes, "points": len(test[1]), "members": programs.members, **merit}
-            new = ledger.record({"event": "evaluated", **facts}) is None
-            gains = []
-            if queries is not None:
-                known = ledger.record({"event": "queried", "round": number, "indices": queries[s].indices[:room]})
-                indices = queries[s].indices[:room] if known is None else np.asarray(known["indices"], np.int32)
-                gains = queries[s].gains[:room]
-                answer = {"event": "labelled", "round": number, "indices": indices, "labels": data.pool_labels[indices]}
-                answer = ledger.record(answer) or answer
-                labelled[s] = tell(labelled[s], indices, answer["labels"])
-            else:
-                reason = "budget" if number == _num_queries(experiment) else "exhausted"
-                ledger.record({"event": "finished", "round": number, "reason": reason})
-            if new:
-                ledger.measure(facts | {"gains": gains, "seconds": seconds, "seeds": len(ledgers)})
-        report.line(_line(name, ledgers, number, sizes["labels"], np.asarray(accuracies), seconds))
+    for number in itertools.count(start):
+        left = [ledger for ledger in ledgers if not ledger.finished or ledger.events[-1]["round"] >= number]
+        if not left:
+            return
+        if prepared.oracle is None and any(ledger.unanswered(number) for ledger in left):
+            return
+        at = _Round(number, method.name, report, {})
+        sets = [_sets_before(prepared, ledger, number) for ledger in ledgers]
+        rooms = [_room(experiment, known) if ledger in left else 0 for known, ledger in zip(sets, ledgers, strict=True)]
+        for room in {room for room in rooms if 0 < room < experiment.query.size}:
+            report.line(
+                f"{method.name}: the last query has {room} points, not {experiment.query.size}: no more are left"
+            )
+        outcomes = _compute(prepared, method, ledgers, at, sets, rooms, number == start)
+        for ledger, outcome in zip(ledgers, outcomes, strict=True):
+            if not ledger.finished:
+                _keep(prepared, ledger, outcome, at, len(ledgers))
+        report.line(_line(method.name, left, ledgers, outcomes, at))
         report.advance()
-        if last:
+        if any(ledger.unanswered(number) for ledger in left):  # people are asked
             return
 
 
-@contextmanager
-def _phase(report, name, number, phase, seconds):
-    report.stage(f"{name}, round {number}: {phase}")
-    start = time.monotonic()
-    yield
-    seconds[phase] = round(time.monotonic() - start, 4)
+class _Outcome(NamedTuple):
+    """What a round gave for one seed."""
+
+    measured: dict[str, Any]  # labels, points, members and scores
+    look: dict[str, Any]  # at the stop set
+    query: Query  # of pool indices
+    quantiles: list[float]  # of the scores, where there are any
+    reason: str | None  # why it was the last round
+    committee: Any  # where its parameters are kept
 
 
-def _line(name, ledgers, number, labels, accuracy, seconds) -> str:
-    who = f"seed {ledgers[0].seed}" if len(ledgers) == 1 else f"{len(ledgers)} seeds"
-    spread = f" ± {accuracy.std(ddof=1):.3f}" if len(ledgers) > 1 else ""
-    return (
-        f"{name:<32} {who}, round {number:>2}: {labels:>4} labels, accuracy {accuracy.mean():.3f}{spread}, "
-        f"{sum(seconds.values()):.1f} s"
-    )
-
-
-class _Ledger:
-    """One seed's ledger file: what it says already, and a cursor that replays it before anything is added."""
-
-    def __init__(self, seed: int, folder: Path):
-        self.seed = seed
-        self._folder = folder
-        self._events = directory.read(folder / "ledger.jsonl")
-        self._cursor = 0
-
-    @property
-    def finished(self) -> bool:
-        return bool(self._events) and self._events[-1].get("event") == "finished"
-
-    def completed_rounds(self) -> int:
-        """Rounds whose labels are known."""
-        return len([e for e in self._events if e.get("event") == "labelled"])
-
-    def replay(self, rounds: int) -> list[dict[str, Any]]:
-        """The "labelled" events of the first rounds; the cursor moves behind them."""
-        kinds = ("evaluated", "queried", "labelled")
-        known = [self.record({"event": kind, "round": number}) for number in range(rounds) for kind in kinds]
-        return [event for event in known[2::3] if event is not None]
-
-    def record(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Add the event, or give the one that the ledger already has in its place."""
-        if self._cursor == len(self._events):
-            directory.append(self._folder / "ledger.jsonl", event)
-            self._events.append(event)
-            self._cursor += 1
-            return None
-        known = self._events[self._cursor]
-        if (known.get("event"), known.get("round")) != (event["event"], event.get("round")):
-            raise directory.CorruptRunError(
-                f"{self._folder / 'ledger.jsonl'}: line {self._cursor + 1}: expected {event['event']!r} of round "
-                f"{event.get('round')}, found {known.get('event')!r} of round {known.get('round')}"
+def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], rooms, compile_all) -> list[_Outcome]:
+    """Fit, query and evaluate; nothing of it is written, and all of it comes out the same when it is done again."""
+    experiment, data, programs = prepared.experiment, prepared.data, method.programs
+    labelled, validation, excluded = ([getattr(known, name) for known in sets] for name in Sets._fields[:3])
+    keys = {
+        purpose: [step_key(_seed_key(experiment, ledger.seed), at.number, purpose) for ledger in ledgers]
+        for purpose in ("fit", "query")
+    }
+    with at.phase("fit"):
+        committee = jax.block_until_ready(programs.fit(keys["fit"], labelled, validation, data.pool))
+    none = np.zeros(0, np.int32)
+    queries, quantiles = [Query(none, none)] * len(ledgers), [[]] * len(ledgers)
+    if any(rooms):
+        with at.phase("query"):
+            queries, quantiles = programs.query(
+                method.strategy, keys["query"], committee, labelled, excluded, data.pool
             )
-        self._cursor += 1
-        return known
+    queries = [Query(query.indices[:room], query.gains[:room]) for query, room in zip(queries, rooms, strict=True)]
+    with at.phase("evaluate"):
+        looks = _looks_at_stop_set(prepared, programs, committee, ledgers, at.number)
+        reasons = [
+            _reason(experiment, method, ledgers[s], at.number, sets[s], rooms[s], queries[s].gains, looks[s])
+            for s in range(len(ledgers))
+        ]
+        scores = _evaluate(data, programs, committee, sets, reasons, compile_all)
+    return [
+        _Outcome(
+            {
+                "round": at.number,
+                "labels": int(sets[s].labelled.count),
+                "validation_labels": len(validation[s].indices),
+                "abstained": sets[s].abstained,
+                "members": programs.members,
+                **scores[s],
+            },
+            looks[s], queries[s], quantiles[s], reasons[s],
+            jax.tree.map(lambda leaf, s=s: leaf[s], committee) if experiment.parameters == "last" else None,
+        )
+        for s in range(len(ledgers))
+    ]  # fmt: skip
 
-    def measure(self, facts: dict[str, Any]) -> None:
-        """Add a line with seconds to the metrics."""
-        directory.append(self._folder / "metrics.jsonl", facts)
+
+def _keep(prepared: Prepared, ledger: Ledger, outcome: _Outcome, at: _Round, num_seeds: int) -> None:
+    """Write what is not in the ledger yet, each event on disk before the next, and buy the labels."""
+    number, measured = at.number, outcome.measured
+    more = {"score_quantiles": outcome.quantiles} if outcome.quantiles else {}
+    line = measured | {"gains": outcome.query.gains, **more, "seconds": at.seconds, "seeds": num_seeds}
+    ledger.record({"event": "evaluated", **measured, **outcome.look})
+    ledger.measure(line)  # before people can answer: their answers are the end of this round
+    if outcome.reason is not None:
+        if prepared.experiment.parameters == "last":
+            parameters.save(ledger.folder / "parameters", outcome.committee)
+        ledger.record({"event": "finished", "round": number, "reason": outcome.reason})
+        return
+    ledger.record({"event": "queried", "round": number, "indices": outcome.query.indices})
+    missing = ledger.unanswered(number)
+    if missing and prepared.oracle is not None:
+        answers = prepared.oracle(np.asarray(missing, np.int32))
+        ledger.tell(number, missing, answers, num_classes=prepared.data.num_classes)
+
+
+def _room(experiment, known: Sets) -> int:
+    charged = experiment.labels.abstain_cost * known.abstained
+    return query_limit(known.labelled, known.excluded, experiment.query.size, charged)
+
+
+def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
+    experiment, data = prepared.experiment, prepared.data
+    return ledger.sets(
+        number, capacity=experiment.labels.training_labels, policy=experiment.labels.contradictions,
+        num_points=data.num_points, num_classes=data.num_classes,
+    )  # fmt: skip
+
+
+def _reason(experiment, method: Method, ledger: Ledger, number: int, known: Sets, room: int, gains, look):
+    """Why a run stops after this round; None if it does not."""
+    labels, rules = experiment.labels, experiment.stopping
+    if room == 0:
+        paid = int(known.labelled.count) + labels.abstain_cost * known.abstained
+        return "budget" if paid >= labels.training_labels else "exhausted"
+    before = [ledger.find("evaluated", earlier) or {} for earlier in range(1, number)]
+    return stopping.stop_reason(
+        gains, [event["agreement"] for event in [*before, look] if "agreement" in event],
+        num_members=method.members if rules.ceiling and method.named.name in stopping.JOINT_GAINS else None,
+        window=rules.window, threshold=rules.kappa,
+        no_gain=rules.no_gain if _gains_are_information(method.named) else None,
+    )  # fmt: skip
+
+
+def _gains_are_information(strategy: config.Strategy) -> bool:
+    return strategy.name in stopping.INFORMATION_GAINS and strategy.options.get("score", "bald") in ("bald", "mean_kl")
+
+
+def _looks_at_stop_set(prepared, programs, committee, ledgers, number: int) -> list[dict[str, Any]]:
+    """Each seed's predictions on the stop set, and their agreement with the round before; nothing unless asked.
+
+    The stop set is the same random points of the pool in every round.
+    """
+    experiment, data = prepared.experiment, prepared.data
+    if not experiment.stopping.stabilised:
+        return [{} for _ in ledgers]
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 2)
+    rows = np.sort(np.asarray(jax.random.permutation(key, data.num_points))[: experiment.stopping.points])
+    predictions = programs.predict(committee, jnp.asarray(data.pool[rows]))  # [S, B]
+    looks = []
+    for ledger, now in zip(ledgers, predictions, strict=True):
+        before = ledger.find("evaluated", number - 1)
+        look = {"predictions": now.tolist()}
+        if before is not None and "predictions" in before:
+            look["agreement"] = stopping.agreement(np.asarray(before["predictions"]), now, data.num_classes)
+        looks.append(look)
+    return looks
+
+
+def _evaluate(data: Data, programs: Programs, committee, sets, reasons, compile_all: bool) -> list[dict[str, Any]]:
+    """For each seed the number of points, and accuracy, NLL, Brier score and ECE on them.
+
+    The last round has the whole test set, others the few that the config asks for; without a test set it is the
+    labels for validation, each point once.
+    """
+    if data.test is None or data.quick_test is None:  # then a group is one seed
+        held_out = sets[0].validation
+        rows = np.unique(held_out.indices, return_index=True)[1]
+        inputs = jnp.asarray(data.pool[held_out.indices[rows]])
+        values = programs.evaluate(committee, inputs, jnp.asarray(held_out.labels[rows]))
+        return [{"points": len(rows), "on": "validation"} | {name: float(value[0]) for name, value in values.items()}]
+    if compile_all:
+        programs.compile_evaluate(committee, data)
+    parts = {last: data.test if last else data.quick_test for last in {reason is not None for reason in reasons}}
+    values = {last: jax.block_until_ready(programs.evaluate(committee, *part)) for last, part in parts.items()}
+    return [
+        {"points": len(parts[last][1])} | {name: float(value[s]) for name, value in values[last].items()}
+        for s, last in enumerate(reason is not None for reason in reasons)
+    ]
+
+
+def _line(name, left, ledgers, outcomes, at: _Round) -> str:
+    measured = [one.measured for ledger, one in zip(ledgers, outcomes, strict=True) if ledger in left]
+    accuracy, labels = np.array([one["accuracy"] for one in measured]), sorted({one["labels"] for one in measured})
+    who = f"{len(left)} of {len(ledgers)} seeds" if len(left) < len(ledgers) else f"{len(left)} seeds"
+    who = f"seed {left[0].seed}" if len(left) == 1 else who
+    count = f"{labels[0]}" if len(labels) == 1 else f"{labels[0]}-{labels[-1]}"
+    spread = f" ± {accuracy.std(ddof=1):.3f}" if len(accuracy) > 1 else ""
+    return (
+        f"{name:<32} {who}, round {at.number:>2}: {count:>4} labels, accuracy {accuracy.mean():.3f}{spread}, "
+        f"{sum(at.seconds.values()):.1f} s"
+    )
 
 
 # -- labels to start with ---------------------------------------------------------------------------------------------
@@ -220,209 +424,35 @@ def _seed_key(experiment, seed: int):
     return jax.random.fold_in(jax.random.key(experiment.seed), seed)
 
 
-def _initial_sets(experiment, data, ledger) -> tuple[LabelledSet, LabelledSet]:
-    """The training labels that a seed starts with, and its validation labels: the same for every strategy."""
-    sizes = experiment.labels
+def _start(prepared: Prepared, ledger: Ledger) -> bool:
+    """Buy the labels to start with, the same for every strategy; False while people have not answered."""
+    experiment, data, sizes = prepared.experiment, prepared.data, prepared.experiment.labels
     order_key = jax.random.fold_in(_seed_key(experiment, ledger.seed), 2**31 - 1)  # rounds use 0, 1, ...
-    order = np.asarray(jax.random.permutation(order_key, len(data.pool_labels)))
+    order = np.asarray(jax.random.permutation(order_key, data.num_points))
     held_out, rest = order[: sizes.validation_labels], order[sizes.validation_labels :]
-    initial = (
-        _balanced(rest, data.pool_labels, sizes.initial, data.num_classes) if sizes.balanced else rest[: sizes.initial]
-    )
+    initial = _balanced(rest, data.pool_labels, data.num_classes) if sizes.balanced else rest
+    parts = {"validation": held_out, "initial": initial[: sizes.initial]}
+    if prepared.oracle is None:
+        ledger.record({"event": "queried", "round": START, "indices": np.concatenate(list(parts.values()))})
+        if ledger.unanswered(START):
+            return False
+    for event, indices in parts.items():
+        if ledger.find(event) is None:
+            if prepared.oracle is None:
+                given = ledger.answers()
+                labels = [settle(given[index], sizes.contradictions) for index in indices.tolist()]
+            else:
+                labels = prepared.oracle(indices) if len(indices) else []
+            labels = check_answers(np.asarray(labels, int if not len(indices) else None), indices, data.num_classes)
+            nulls = [None if label == ABSTAIN else label for label in labels.tolist()]
+            ledger.record({"event": event, "indices": indices, "labels": nulls})
+    return True
 
-    def bought(event, indices, capacity):
-        event = {"event": event, "indices": indices, "labels": data.pool_labels[indices]}
-        event = ledger.record(event) or event
-        empty = LabelledSet.empty(capacity)
-        return extend(
-            empty, np.asarray(event["indices"], np.int32), np.asarray(event["labels"], np.int32),
-            num_points=len(data.pool_labels), num_classes=data.num_classes,
-        )  # fmt: skip
 
-    validation = bought("validation", held_out, sizes.validation_labels)
-    return bought("initial", initial, sizes.training_labels), validation
-
-
-def _balanced(order, labels, size, num_classes) -> np.ndarray:
-    """The first `size` of `order` when classes take turns; a class that runs out is passed over."""
-    turn = np.zeros(len(order), int)
+def _balanced(order, labels, num_classes) -> np.ndarray:
+    """`order` when classes take turns; a class that runs out is passed over, points of no class come last."""
+    turn = np.full(len(order), len(order))
     for label in range(num_classes):
         of_class = labels[order] == label
         turn[of_class] = np.arange(of_class.sum())
-    return order[np.argsort(turn, kind="stable")[:size]]
-
-
-# -- data -------------------------------------------------------------------------------------------------------------
-
-
-class _Data(NamedTuple):
-    pool: Any  # [N, ...], no labels in it
-    pool_labels: np.ndarray  # [N], for the simulated oracle only
-    test: tuple[Any, Any]  # inputs [T, ...], labels [T]
-    quick_test: tuple[Any, Any]  # between the first and the last round
-    num_classes: int
-    fingerprint: str
-
-
-def _load(experiment) -> _Data:
-    data = datasets.load(experiment.data.name, data_dir=experiment.data.data_dir)
-    pool_key, test_key, quick_key = jax.random.split(jax.random.key(experiment.seed), 3)
-
-    def subset(key, size, count):
-        if size is None or size >= count:
-            return np.arange(count)
-        return np.sort(np.asarray(jax.random.permutation(key, count)[:size]))
-
-    pool = subset(pool_key, experiment.data.pool, len(data.labels))
-    test = subset(test_key, experiment.data.test, len(data.test_labels))
-    quick = test[subset(quick_key, experiment.evaluation.points, len(test))]
-    start = experiment.labels.initial + experiment.labels.validation_labels
-    if len(pool) < start:
-        raise ConfigError(f"labels: expected at most {len(pool)} labels to start with, one a pool point, found {start}")
-    points = data._replace(inputs=data.inputs[pool], labels=data.labels[pool])
-    points = datasets.repeated(points, experiment.data.repeats, noise=experiment.data.noise, seed=experiment.seed)
-    return _Data(
-        pool=jnp.asarray(points.inputs) if points.inputs.nbytes <= ON_DEVICE_BYTES else points.inputs,
-        pool_labels=points.labels,
-        test=(jnp.asarray(data.test_inputs[test]), jnp.asarray(data.test_labels[test])),
-        quick_test=(jnp.asarray(data.test_inputs[quick]), jnp.asarray(data.test_labels[quick])),
-        num_classes=data.num_classes,
-        fingerprint=datasets.fingerprint(data),
-    )
-
-
-# -- compiled programs ------------------------------------------------------------------------------------------------
-
-
-class _Network(NamedTuple):
-    init: Callable[[jax.Array], Any]
-    apply: Apply
-    score_apply: Apply  # the same function, faster where many masks meet one input
-
-
-class _Programs(NamedTuple):
-    """Each takes and gives lists or arrays over the S seeds of a group."""
-
-    fit: Callable[..., Any]
-    evaluate: Callable[..., dict[str, np.ndarray]]
-    compile_evaluate: Callable[..., None]
-    query: Callable[..., list[Query]]
-    members: int  # of the committee that is evaluated
-
-
-def _network(experiment, data) -> _Network:
-    model, shape = experiment.model, data.pool.shape[1:]
-    if model.name == "cnn":
-        if shape != (28, 28, 1):
-            raise ConfigError(
-                f"model.name: cnn expects images of shape (28, 28, 1), {experiment.data.name} has {shape}"
-            )
-        make = partial(models.CNN, data.num_classes, dropout=model.dropout)
-        score_apply, _ = from_nnx(make(shared_masks=True, rngs=nnx.Rngs(0)), batched=False)
-    else:
-        size = int(np.prod(shape))
-        make = partial(models.MLP, size, data.num_classes, hidden=model.hidden, dropout=model.dropout)
-        score_apply = None
-    apply, _ = from_nnx(make(rngs=nnx.Rngs(0)), batched=False)
-    return _Network(nnx_init(lambda rngs: make(rngs=rngs)), apply, score_apply or apply)
-
-
-def _programs(experiment, comparison, network: _Network, together: bool) -> _Programs:
-    over_seeds = _side_by_side if together else _one_seed
-    if comparison.posterior == "mc_dropout":
-        training = experiment.training.schedule(VALIDATION_MASKS)
-        fit = fit_mc_dropout(
-            network.init,
-            network.apply,
-            num_members=comparison.members,
-            training=training,
-            score_apply=network.score_apply,
-        )
-    else:
-        fit_of = {"deep_ensemble": fit_deep_ensemble, "snapshots": fit_snapshots}[comparison.posterior]
-        schedule = experiment.training.schedule()
-        fit = fit_of(network.init, network.apply, num_members=comparison.members, training=schedule)
-    members = min(experiment.evaluation.members or comparison.members, comparison.members)
-    chunk_size, size, targets = experiment.query.chunk_size, experiment.query.size, experiment.query.targets
-
-    fit_seeds = over_seeds(
-        lambda own, pool: fit_round(*own, fit=fit, inputs=pool)  # own: key, labelled, validation
-    )
-    evaluate_seeds = over_seeds(
-        lambda committee, test: _evaluate(committee.take(members), *test, chunk_size=chunk_size)
-    )
-    query_seeds: dict[QueryStrategy, Callable[..., Any]] = {}
-
-    def query_program(strategy):
-        def one(own, pool):
-            key, committee, labelled, validation = own
-            return query_round(
-                key, committee, labelled, validation, pool, targets, strategy=strategy, query_size=size,
-                candidates=experiment.query.candidates, chunk_size=chunk_size,
-            )  # fmt: skip
-
-        return over_seeds(one)
-
-    def run_fit(keys, labelled, validation, pool):
-        return fit_seeds((jnp.stack(keys), _stack(labelled), _stack(validation)), pool)
-
-    def run_evaluate(committee, inputs, labels):
-        return {name: np.asarray(values) for name, values in evaluate_seeds(committee, (inputs, labels)).items()}
-
-    compiled: set[int] = set()  # sizes of groups
-
-    def compile_evaluate(committee, data):
-        """Compile the last round's evaluation in the first, so that nothing is compiled after it."""
-        seeds = jax.tree.leaves(committee)[0].shape[0]
-        if seeds not in compiled:
-            compiled.add(seeds)
-            run_evaluate(committee, *data.test)
-
-    def run_query(strategy, keys, committee, labelled, validation, pool):
-        if strategy not in query_seeds:
-            query_seeds[strategy] = query_program(strategy)
-        own = (jnp.stack(keys), committee, _stack(labelled), _stack(validation))
-        queries, rows, health = jax.tree.map(np.asarray, query_seeds[strategy](own, pool))
-        for s in range(len(keys)):
-            check_health(jax.tree.map(lambda leaf, s=s: leaf[s], health), rows[s])
-        return [on_host(jax.tree.map(lambda leaf, s=s: leaf[s], queries)) for s in range(len(keys))]
-
-    return _Programs(run_fit, run_evaluate, compile_evaluate, run_query, members)
-
-
-def _side_by_side(fn):
-    """`fn(own, shared)` for all seeds in one program."""
-    return jax.jit(jax.vmap(fn, in_axes=(0, None)))
-
-
-def _one_seed(fn):
-    """`fn(own, shared)` for a group of one seed, compiled where the pool lies on the device."""
-    compiled = jax.jit(fn)
-
-    def call(own, shared):
-        on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(shared))
-        out = (compiled if on_device else fn)(jax.tree.map(lambda leaf: leaf[0], own), shared)
-        return jax.tree.map(lambda leaf: leaf[None], out)
-
-    return call
-
-
-def _evaluate(committee, inputs, labels, *, chunk_size) -> dict[str, jax.Array]:
-    """Accuracy, NLL, Brier score and ECE of the members' mean."""
-    log_probs = map_pool(_log_mean_prob, committee, inputs, chunk_size=chunk_size)  # [T, C]
-    probs = jnp.exp(log_probs)
-    return {
-        "accuracy": calibration.accuracy(probs, labels),
-        # from logarithms: a probability that underflows to 0 has a finite NLL
-        "nll": -jnp.take_along_axis(log_probs, labels[:, None], axis=-1).mean(),
-        "brier": calibration.brier(probs, labels),
-        "ece": calibration.ece(probs, labels),
-    }
-
-
-def _log_mean_prob(committee, inputs):
-    return log_mean_exp(committee.log_probs(inputs), axis=-2)  # [B, C]
-
-
-def _stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *trees)
+    return order[np.argsort(turn, kind="stable")]

@@ -1,4 +1,8 @@
-"""The table of an experiment: what each strategy reached, and whether it beat random on the same seeds."""
+"""The tables of an experiment: what each strategy reached, and what may be concluded from it on the same seeds.
+
+`summarise` makes the one table of a run; below it, each table of a statistical analysis is a list of heads and a list
+of lines of text, for whoever prints them.
+"""
 
 import csv
 import io
@@ -8,18 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich import box
 from rich.table import Table
 
+from bdal.experiment.analysis import Analysis, Threshold, analyse
 from bdal.experiment.directory import Row, write_atomic
+from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range, area, student_t
 
-
-class Interval(NamedTuple):
-    """A mean over seeds and the half-width of its 95 % Student t interval (NaN for one seed)."""
-
-    mean: float
-    half: float
+Cells = tuple[list[str], list[list[str]]]  # heads, and lines of as many texts
+SCALES = {"accuracy": (100, 1)}  # accuracies in %, with so many digits; the others are
+PLAIN = (1, 3)
+VERDICTS = (HIGHER, LOWER, SAME, TOO_FEW)
+NAMES = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 
 
 class Entry(NamedTuple):
@@ -43,25 +47,12 @@ class Summary(NamedTuple):
     half: int
     last: int
     validation_labels: int
+    conclusions: tuple[str, ...] = ()  # a posterior each, of the strategies that came to `last` on every seed
 
 
 def order(posterior: str) -> tuple[bool, str]:
     """The key that sorts posteriors in tables and figures: MC dropout first."""
     return posterior != "mc_dropout", posterior
-
-
-def student_t(values: Sequence[float]) -> Interval:
-    """Mean and half-width t(0.975, n − 1) · s / √n of a 95 % interval over n seeds.
-
-    >>> mean, half = student_t([1.0, 2.0, 3.0])
-    >>> round(mean, 3), round(half, 3)
-    (2.0, 2.484)
-    """
-    from scipy.special import stdtrit
-
-    n = len(values)
-    half = stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return Interval(float(np.mean(values)), float(half))
 
 
 def summarise(rows: Sequence[Row]) -> Summary:
@@ -75,6 +66,9 @@ def summarise(rows: Sequence[Row]) -> Summary:
     last = counts[-1]
     half = min(counts, key=lambda labels: (abs(labels - last / 2), labels))
 
+    def mean_accuracy(curve: dict[int, Row]) -> float:
+        return area({labels: row.accuracy for labels, row in curve.items()})
+
     entries = []
     for (posterior, strategy), seeds in curves.items():
 
@@ -85,7 +79,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
         complete = all(last in curve for curve in seeds.values())
         random = curves.get((posterior, "random"), {})
         pairs = [
-            _area(curve) - _area(random[seed])
+            mean_accuracy(curve) - mean_accuracy(random[seed])
             for seed, curve in seeds.items()
             if seed in random and last in random[seed] and last in curve
         ]
@@ -96,7 +90,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
                 len(seeds),
                 at(half, "accuracy"),
                 at(last, "accuracy"),
-                student_t([_area(curve) for curve in seeds.values()]) if complete else None,
+                student_t([mean_accuracy(curve) for curve in seeds.values()]) if complete else None,
                 student_t(pairs) if strategy != "random" and complete and len(pairs) == len(seeds) else None,
                 at(last, "nll"),
                 at(last, "ece"),
@@ -105,16 +99,13 @@ def summarise(rows: Sequence[Row]) -> Summary:
     entries.sort(
         key=lambda entry: (order(entry.posterior), -entry.area.mean if entry.area else math.inf, entry.strategy)
     )
-    return Summary(entries, half, last, max(row.validation_labels for row in rows))
-
-
-def _area(curve: dict[int, Row]) -> float:
-    """Area under accuracy against labels by trapezia, over the length of the axis."""
-    labels = np.array(sorted(curve), float)
-    accuracy = np.array([curve[count].accuracy for count in sorted(curve)])
-    if len(labels) == 1:
-        return float(accuracy[0])
-    return float(np.trapezoid(accuracy, labels) / (labels[-1] - labels[0]))
+    whole = {(entry.posterior, entry.strategy) for entry in entries if entry.area}
+    known = [row for row in rows if (row.posterior, row.strategy) in whole]
+    said = [
+        conclusion(analyse(known, posterior, resamples=0))
+        for posterior in sorted({row.posterior for row in known}, key=order)
+    ]
+    return Summary(entries, half, last, max(row.validation_labels for row in rows), tuple(filter(None, said)))
 
 
 def caption(summary: Summary) -> str:
@@ -129,7 +120,7 @@ def caption(summary: Summary) -> str:
     )
 
 
-def _cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
+def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
     """Column heads and a line of text an entry; `short` keeps the intervals of accuracies and differences only."""
     at = "acc." if short else "acc. at"
     heads = ["strategy", f"{at} {summary.half}", f"{at} {summary.last}", "area", "vs random", "NLL", "ECE"]
@@ -165,11 +156,11 @@ def _cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[li
 
 def rich_table(summary: Summary, width: int = 120) -> Table:
     """The table for a terminal of so many columns, one section a posterior; a narrow one drops the lesser intervals."""
-    heads, lines = _cells(summary)
+    heads, lines = cells(summary)
     if sum(max(map(len, column)) + 2 for column in zip(heads, *lines, strict=True)) > width:
-        heads, lines = _cells(summary, short=True)
+        heads, lines = cells(summary, short=True)
     table = Table(box=box.SIMPLE, show_edge=False, collapse_padding=True, pad_edge=False)
-    table.caption, table.caption_justify = caption(summary), "left"
+    table.caption, table.caption_justify = "\n".join([caption(summary), *summary.conclusions]), "left"
     for head in heads:
         table.add_column(head, justify="left" if head == "strategy" else "right", no_wrap=True)
     posterior = None
@@ -184,22 +175,32 @@ def rich_table(summary: Summary, width: int = 120) -> Table:
 
 
 def markdown(summary: Summary) -> str:
-    """The table as Markdown, the caption below it."""
-    heads, lines = _cells(summary)
+    """The table as Markdown, below it the caption and what may be concluded."""
+    heads, lines = cells(summary)
     heads = ["posterior", *heads]
     lines = [[entry.posterior, *line] for entry, line in zip(summary.entries, lines, strict=True)]
-    widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
-    left = 2  # columns of names
+    return "\n\n".join([as_markdown(heads, lines, names=2), caption(summary), *summary.conclusions]) + "\n"
 
-    def row(cells: list[str]) -> str:
+
+def as_markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Heads and lines as a Markdown table; the first `names` columns are set to the left.
+
+    >>> print(as_markdown(["strategy", "area"], [["margin", "90.1"]]))
+    | strategy | area |
+    | -------- | ---: |
+    | margin   | 90.1 |
+    """
+    widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
+
+    def row(cells: Sequence[str]) -> str:
         padded = [
-            f"{cell:<{w}}" if i < left else f"{cell:>{w}}"
+            f"{cell:<{w}}" if i < names else f"{cell:>{w}}"
             for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         ]
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([row(heads), row(rule), *map(row, lines), "", caption(summary), ""])
+    rule = ["-" * width if i < names else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([row(heads), row(rule), *map(row, lines)])
 
 
 def comma_separated(summary: Summary) -> str:
@@ -223,3 +224,222 @@ def write(rows: Sequence[Row], workdir: str | Path) -> Summary:
     write_atomic(Path(workdir) / "table.md", markdown(summary))
     write_atomic(Path(workdir) / "table.csv", comma_separated(summary))
     return summary
+
+
+# -- the tables of an analysis ---------------------------------------------------------------------------------------
+
+
+def standings_table(analysis: Analysis) -> Cells:
+    """Each strategy's area under the curve: mean ± half-width of the 95 % Student t interval, interquartile mean."""
+    form = _form(analysis.metric)
+    heads = ["strategy", "seeds", f"area{_unit(analysis.metric)}", "interquartile mean"]
+    return heads, [
+        [
+            entry.strategy,
+            str(entry.seeds),
+            _plus_minus(entry.area, form),
+            _between(entry.interquartile_mean, entry.interquartile_mean_range, form),
+        ]
+        for entry in analysis.standings
+    ]
+
+
+def comparison_table(analysis: Analysis) -> Cells:
+    """Each strategy against the reference: difference of areas with both intervals, exact p, Holm's p, the verdict."""
+    form = _form(analysis.metric, "+", 1)
+    heads = ["strategy", "pairs", f"− {analysis.reference}{_unit(analysis.metric)}", "BCa", "better on", "p", "Holm p"]
+    return [*heads, "verdict"], [
+        [
+            found.strategy,
+            str(found.pairs),
+            _between(found.difference.mean, _ends(found.difference), form),
+            _range(found.bca, form),
+            f"{found.better} of {found.pairs}",
+            _p(found.p),
+            _p(found.adjusted),
+            verdict(found),
+        ]
+        for found in analysis.against
+    ]
+
+
+def pairs_table(analysis: Analysis) -> Cells:
+    """All pairs of strategies as one family: difference of areas with its Student t interval, p, Holm's p, verdict."""
+    form = _form(analysis.metric, "+", 1)
+    heads = ["strategy", "minus", "pairs", f"difference{_unit(analysis.metric)}", "p", "Holm p", "verdict"]
+    return heads, [
+        [
+            found.strategy,
+            found.reference,
+            str(found.pairs),
+            _between(found.difference.mean, _ends(found.difference), form),
+            _p(found.p),
+            _p(found.adjusted),
+            verdict(found),
+        ]
+        for found in analysis.pairs
+    ]
+
+
+def penalty_table(analysis: Analysis) -> Cells:
+    """The pairwise penalty matrix: how often the line's strategy beats the column's; last, how often each is beaten."""
+    names, matrix, _ = analysis.penalties
+    lines = [
+        [name, *("–" if i == j or math.isnan(share) else f"{share:.2f}" for j, share in enumerate(matrix[i]))]
+        for i, name in enumerate(names)
+    ]
+    beaten = ["–" if math.isnan(share) else f"{share:.2f}" for share in analysis.penalties.beaten]
+    return ["beats", *names], [*lines, ["is beaten", *beaten]]
+
+
+def labels_table(analysis: Analysis) -> Cells:
+    """Labels to each threshold: the Kaplan–Meier median, how many seeds came there, and the test with the reference."""
+    scale, _ = SCALES.get(analysis.metric, PLAIN)
+    heads = [f"{NAMES[analysis.metric]}{_unit(analysis.metric)}", "strategy", "labels", "p", "Holm p", "verdict"]
+    words = {HIGHER: "more labels", LOWER: "fewer labels"}
+    return heads, [
+        [
+            f"{scale * found.threshold:g}",
+            found.strategy,
+            labels_text(found),
+            _p(found.p),
+            _p(found.adjusted),
+            words.get(found.verdict, found.verdict) or "–",
+        ]
+        for found in analysis.thresholds
+    ]
+
+
+def seeds_table(analysis: Analysis) -> Cells:
+    """Seeds that it takes to see a gap with 80 % power, at the observed sd and in brackets at the ends of its interval.
+
+    "gap seen" is the one that the seeds at hand see with that power.
+    """
+    scale, digits = SCALES.get(analysis.metric, PLAIN)
+    form = _form(analysis.metric, "", 1)
+    gaps = [seeds.gap for seeds in analysis.needed[0].gaps] if analysis.needed else []
+    unit = _unit(analysis.metric)
+    heads = ["strategy", "pairs", f"sd of differences{unit}", f"gap seen{unit}"]
+    return [*heads, *(f"for {scale * gap:g}" for gap in gaps)], [
+        [
+            found.strategy,
+            str(found.pairs),
+            _between(found.sd, found.sd_range, form),
+            f"{scale * found.visible:.{digits + 1}f}" if math.isfinite(found.visible) else "none",
+            *(f"{_count(at.expected)} ({_count(at.low)} to {_count(at.high)})" for at in found.gaps),
+        ]
+        for found in analysis.needed
+    ]
+
+
+def verdict(found: Comparison) -> str:
+    """The verdict in words; where seeds are too few, how many it takes."""
+    return f"{found.verdict} ({found.needed} needed)" if found.verdict == TOO_FEW else found.verdict
+
+
+def labels_text(found: Threshold) -> str:
+    """The labels that half of the seeds needed, and how many came there at all.
+
+    >>> labels_text(Threshold(0.9, "bald", None, 2, 5, 200, 0, 1.0, 1.0, ""))
+    '> 200 (2 of 5 seeds)'
+    """
+    labels = f"> {found.last}" if found.median is None else f"{found.median}"
+    return f"{labels} ({found.reached} of {found.seeds} seed{'s' if found.seeds > 1 else ''})"
+
+
+def conclusion(analysis: Analysis) -> str:
+    """What may be said of the strategies against the reference, in sentences; "" where there is nothing to compare."""
+    if not analysis.against:
+        return ""
+    level, count = f"{100 * analysis.level:g} %", len(analysis.against)
+    pairs = sorted({found.pairs for found in analysis.against})
+    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    holm = f" after Holm's correction for {count} comparisons" if count > 1 else ""
+    needs = f"a two-sided Wilcoxon test needs {analysis.against[0].needed} pairs to reach {level}{holm}"
+    title = f"Area under {NAMES[analysis.metric]} from {analysis.low} to {analysis.high} labels, {analysis.posterior}"
+    names = {word: [found.strategy for found in analysis.against if found.verdict == word] for word in VERDICTS}
+
+    if len(names[TOO_FEW]) == count:
+        number = "1 paired seed is" if seeds == "1" else f"{seeds} paired seeds are"
+        text = f"{title}: {number} too few to tell any strategy from {analysis.reference} ({needs})."
+    else:
+        said = [f"{word} than {analysis.reference}: {_and(names[word])}" for word in (HIGHER, LOWER) if names[word]]
+        said += [f"{SAME} from it: {_and(names[SAME])}"] if names[SAME] else []
+        said += [f"{TOO_FEW}: {_and(names[TOO_FEW])} ({needs})"] if names[TOO_FEW] else []
+        text = f"{title}, {seeds} paired seeds: {'; '.join(said)} (exact two-sided Wilcoxon test, {level}{holm})."
+    visible = [found.visible for found in analysis.needed if found.strategy in names[SAME]]
+    if visible and math.isfinite(max(visible)):
+        scale, digits = SCALES.get(analysis.metric, PLAIN)
+        gap = f"{scale * max(visible):.{digits}f}{' points' if scale == 100 else ''}"
+        text += f" That is no proof that they are equal: a gap of {gap} would be missed about one time in five."
+    if analysis.left_out:
+        left = sorted({strategy for strategy, _ in analysis.left_out})
+        number = "1 seed" if len(analysis.left_out) == 1 else f"{len(analysis.left_out)} seeds"
+        text += f" Left out, not finished: {number} of {_and(left)}."
+    return text
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """What a reader of the tables has to know, a sentence or two each."""
+    few = any(found.pairs < 10 for found in analysis.against)
+    return [
+        f"Area: the mean of {NAMES[analysis.metric]} over {analysis.low} to {analysis.high} labels. Differences are "
+        "taken on the same seeds.",
+        "± and [ ] are 95 % Student t intervals, not corrected for the number of comparisons. BCa: bootstrap intervals"
+        f"{', too narrow for so few seeds' if few else ''}; nothing is decided by them. In brackets behind an "
+        "interquartile mean: a percentile bootstrap interval.",
+        "p: exact two-sided Wilcoxon signed-rank test; Holm p: corrected for all comparisons of the table. A verdict "
+        f"of a difference needs a Holm p of at most {100 * analysis.level:g} %. It speaks for these data, this network "
+        "and one metric chosen beforehand: the more metrics, posteriors and thresholds are looked at, the more false "
+        "alarms.",
+        "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
+        f"t test at {100 * analysis.level:g} %, not corrected; chance gives {analysis.level / 2:.3g}.",
+        "Labels: the first label count at the threshold, the Kaplan–Meier median over seeds. Seeds that never came "
+        "there count as later than all that did within their labels (Gehan's scores, exact test).",
+        "Seeds needed: to see a gap four times out of five, at the observed standard deviation and, in brackets, at "
+        "the ends of its own 95 % interval.",
+    ]
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _unit(metric: str) -> str:
+    return " (%)" if metric in SCALES else ""
+
+
+def _form(metric: str, sign: str = "", more: int = 0) -> tuple[float, str]:
+    """A scale, and a format with so many more digits."""
+    scale, digits = SCALES.get(metric, PLAIN)
+    return scale, f"{sign}.{digits + more}f"
+
+
+def _ends(interval: Interval) -> Range:
+    return Range(interval.mean - interval.half, interval.mean + interval.half)
+
+
+def _plus_minus(interval: Interval, form: tuple[float, str]) -> str:
+    scale, digits = form
+    text = f"{scale * interval.mean:{digits}}"
+    return text if math.isnan(interval.half) else f"{text} ± {scale * interval.half:{digits}}"
+
+
+def _range(ends: Range, form: tuple[float, str]) -> str:
+    scale, digits = form
+    return "–" if math.isnan(ends.low) else f"[{scale * ends.low:{digits}}, {scale * ends.high:{digits}}]"
+
+
+def _between(value: float, ends: Range, form: tuple[float, str]) -> str:
+    scale, digits = form
+    if math.isnan(value):
+        return "–"
+    return f"{scale * value:{digits}}" + ("" if math.isnan(ends.low) else f" {_range(ends, form)}")
+
+
+def _p(value: float) -> str:
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _count(seeds: int | None) -> str:
+    return "> 10,000" if seeds is None else f"{seeds}"

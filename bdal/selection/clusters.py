@@ -14,11 +14,12 @@ import numpy as np
 
 from bdal.errors import check_finite, check_floating, is_concrete
 from bdal.selection.coverage import check_features, labelled_centres
-from bdal.selection.fold import TIE_TOLERANCE, Query, greedy
+from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 
 BLOCK = 2**24  # distances held at a time where all rows are compared with all centres
 
 
+@no_rows_no_picks
 def lcmd(
     features: jax.Array,
     *,
@@ -85,6 +86,7 @@ def _lcmd(features, available, labelled, key, query_size: int) -> Query:
     return greedy((squared, nearest), gains, update, available=available, query_size=query_size, key=key)
 
 
+@no_rows_no_picks
 def k_means_plus_plus(
     key: jax.Array,
     features: jax.Array,
@@ -203,6 +205,7 @@ def _draw(key, chances, left) -> jax.Array:
     return block * width + column
 
 
+@no_rows_no_picks
 def k_means(
     key: jax.Array,
     features: jax.Array,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import LabelError, check_finite, check_query, is_concrete
-from bdal.selection.fold import TIE_TOLERANCE, Query
+from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 from bdal.selection.ranking import as_query, check_scores, ranking, sortable, top_k
 from bdal.selection.typical import check_groups, facility_location, k_means_clusters, place_in_group
@@ -91,6 +91,7 @@ def _mask(rows, num_rows: int) -> jax.Array:
     return jnp.zeros(num_rows, bool).at[jnp.where(rows >= 0, rows, num_rows)].set(True, mode="drop")
 
 
+@no_rows_no_picks
 def two_stage(
     scores: jax.Array,
     inputs: Any,
@@ -147,6 +148,7 @@ def two_stage(
     return Query(jnp.where(indices >= 0, here[jnp.maximum(indices, 0)], -1), query.gains)
 
 
+@no_rows_no_picks
 def suggestive_annotation(
     scores: jax.Array,
     features: jax.Array,
@@ -203,6 +205,7 @@ def _check_candidates(candidates: int, query_size: int, name: str) -> None:
         raise ValueError(f"{name} must be at least the query size {query_size}, got {candidates}")
 
 
+@no_rows_no_picks
 def cluster_margin(
     key: jax.Array,
     scores: jax.Array,
@@ -335,6 +338,7 @@ def agglomerative_clusters(
     return clusters
 
 
+@no_rows_no_picks
 def class_balanced(
     scores: jax.Array,
     predicted: jax.Array,

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from bdal.errors import check_query
-from bdal.selection.fold import Query, greedy
+from bdal.selection.fold import Query, greedy, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 
 BLOCK = 16  # labelled rows that distances are taken to at a time
 
 
+@no_rows_no_picks
 def k_center(
     features: jax.Array,
     *,

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 
 from bdal.errors import is_concrete
 from bdal.selection.coverage import check_features
-from bdal.selection.fold import Query, greedy
+from bdal.selection.fold import Query, greedy, no_rows_no_picks
 
 # A row of whose squared norm no more than this is left outside the span of the others lies in it: float32 cannot tell.
 RANK_TOLERANCE = 1e-10
 EPS = float(jnp.finfo(jnp.float32).eps)
 
 
+@no_rows_no_picks
 def max_det(
     features: jax.Array,
     *,
@@ -103,6 +104,7 @@ def _max_det(features, sigma, available, labelled, key, query_size: int) -> Quer
     return greedy(state, gains, update, available=available, query_size=query_size, key=key)
 
 
+@no_rows_no_picks
 def bait(
     features: jax.Array,
     *,
@@ -215,6 +217,7 @@ def _bait(features, sigma, available, labelled, key, forward_size: int, query_si
     return Query(jnp.where(found, forward.indices[order], -1), jnp.where(found, gained, 0.0))
 
 
+@no_rows_no_picks
 def frank_wolfe(
     features: jax.Array, *, available: jax.Array, query_size: int, key: jax.Array | None = None, pad: bool = False
 ) -> Query:

@@ -4,7 +4,8 @@ Axes: R rows, Q query size.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,28 @@ class Query(NamedTuple):
 
     indices: jax.Array | np.ndarray
     gains: jax.Array | np.ndarray
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def no_rows_no_picks(selector: Callable[Arguments, Query]) -> Callable[Arguments, Query]:
+    """`selector`, which of no rows at all, R = 0, picks none: with `pad`, or in a trace, a query of −1 throughout."""
+
+    @wraps(selector)
+    def select(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Query:
+        options: dict[str, Any] = dict(kwargs)
+        if np.shape(options.get("available", False)) != (0,) or "query_size" not in options:
+            return selector(*args, **kwargs)
+        check_query(options["available"], options["query_size"], options.get("pad", False))
+        return no_picks(options["query_size"])
+
+    return select
+
+
+def no_picks(query_size: int) -> Query:
+    """A query that found nothing."""
+    return Query(jnp.full(query_size, -1, jnp.int32), jnp.zeros(query_size, jnp.float32))
 
 
 def greedy(
@@ -66,6 +89,8 @@ def greedy(
     """
     check_query(available, query_size, pad=True)
     available = jnp.asarray(available)
+    if available.shape == (0,):
+        return no_picks(query_size)
 
     def pick(carry, key):
         state, allowed = carry

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from bdal.errors import check_query
 from bdal.selection.clusters import check_first, d2_sampling
-from bdal.selection.fold import Query
+from bdal.selection.fold import Query, no_rows_no_picks
 from bdal.selection.kernels import check_probs, label_residuals
 from bdal.selection.penalties import check_rows
 
 
+@no_rows_no_picks
 def badge(
     key: jax.Array,
     probs: jax.Array,

@@ -23,13 +23,14 @@ import numpy as np
 
 from bdal.errors import check_log_probs, check_query, is_concrete
 from bdal.information import kl_term, relative_to_mean, shared_information
-from bdal.selection.fold import Query, argmax
+from bdal.selection.fold import Query, argmax, no_rows_no_picks
 
 BLOCK = 2**21  # numbers held at a time where all classes of some rows meet all configurations
 STRATA = 100  # intervals of the stratified uniform numbers that labels are drawn with
 CEILING = 0.05  # nats below log K where the joint information counts as exhausted
 
 
+@no_rows_no_picks
 def batchbald(
     key: jax.Array,
     log_probs: jax.Array,

@@ -12,12 +12,13 @@ import numpy as np
 
 from bdal.errors import check_finite, check_floating, check_log_probs, check_query, is_concrete
 from bdal.information import mutual_information, relative_to_mean, shared_information
-from bdal.selection.fold import TIE_TOLERANCE, Query, greedy
+from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.ranking import check_scores
 
 BLOCK = 2**24  # numbers held at a time where all pairs of classes are formed for every row
 
 
+@no_rows_no_picks
 def diverse(
     scores: jax.Array,
     embeddings: jax.Array,
@@ -94,6 +95,7 @@ def _or_one(values):
     return jnp.where(values == 0, 1.0, values)
 
 
+@no_rows_no_picks
 def mutual_information_penalty(
     log_probs: jax.Array,
     *,

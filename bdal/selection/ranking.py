@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import check_finite, check_floating, check_query
-from bdal.selection.fold import TIE_TOLERANCE, Query
+from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
 
 
+@no_rows_no_picks
 def top_k(
     scores: jax.Array, *, available: jax.Array, query_size: int, key: jax.Array | None = None, pad: bool = False
 ) -> Query:

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import is_concrete
-from bdal.selection.fold import Query
+from bdal.selection.fold import Query, no_rows_no_picks
 from bdal.selection.ranking import as_query, check_scores, ranking, sortable
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
+@no_rows_no_picks
 def power(
     key: jax.Array, scores: jax.Array, *, beta: float = 8.0, available: jax.Array, query_size: int, pad: bool = False
 ) -> Query:
@@ -69,6 +70,7 @@ def _power(key, scores, beta, available, query_size: int) -> Query:
     return _draw(key, logits, scores, available, query_size)
 
 
+@no_rows_no_picks
 def softmax(
     key: jax.Array, scores: jax.Array, *, beta: float = 8.0, available: jax.Array, query_size: int, pad: bool = False
 ) -> Query:
@@ -105,6 +107,7 @@ def _softmax(key, scores, beta, available, query_size: int) -> Query:
     return _draw(key, beta * scores, scores, available, query_size)
 
 
+@no_rows_no_picks
 def softrank(
     key: jax.Array, scores: jax.Array, *, beta: float = 1.0, available: jax.Array, query_size: int, pad: bool = False
 ) -> Query:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import check_query, is_concrete
-from bdal.selection.fold import TIE_TOLERANCE, Query, greedy
+from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 from bdal.selection.ranking import as_query, check_scores
 
@@ -34,6 +34,7 @@ KERNELS = {  # of the squared distance in units of the bandwidth
 }
 
 
+@no_rows_no_picks
 def prob_cover(
     features: jax.Array,
     *,
@@ -77,6 +78,7 @@ def prob_cover(
     return _checked_cover(features, None, radius, "top_hat", available, labelled, None, key, query_size, pad, "radius")
 
 
+@no_rows_no_picks
 def max_herding(
     features: jax.Array,
     *,
@@ -127,6 +129,7 @@ def max_herding(
     return _checked_cover(features, None, bandwidth, kernel, available, labelled, None, key, query_size, pad)
 
 
+@no_rows_no_picks
 def uncertainty_herding(
     scores: jax.Array,
     features: jax.Array,
@@ -187,6 +190,7 @@ def uncertainty_herding(
     return _checked_cover(features, scores, bandwidth, kernel, available, labelled, None, key, query_size, pad)
 
 
+@no_rows_no_picks
 def facility_location(
     features: jax.Array,
     *,
@@ -442,6 +446,7 @@ def check_groups(groups, name: str, available) -> jax.Array:
     return groups.astype(jnp.int32)
 
 
+@no_rows_no_picks
 def typiclust(
     key: jax.Array,
     features: jax.Array,
@@ -511,7 +516,7 @@ def _typiclust(key, features, available, labelled, num_neighbours: int, max_clus
 
     size = count(matters)
     out = ~available
-    ties = jax.random.bits(jax.random.fold_in(key, 1), size.shape)
+    ties = jax.random.bits(jax.random.fold_in(key, max_clusters), size.shape)  # the centres used those before
     turn = count(labelled) + place_in_group(clusters, out, gaps, ties)  # it is picked once so many of its cluster are
     rows = jnp.arange(features.shape[0], dtype=jnp.int32)
     order = jax.lax.sort((out, size <= SMALL, turn, -size, clusters, rows), num_keys=6)[-1]

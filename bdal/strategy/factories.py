@@ -421,6 +421,7 @@ def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=
         if kernel == "committee":
             return selection.committee_features(log_probs)
         probs = jnp.exp(log_mean_exp(log_probs))
+        key = jax.random.clone(key)  # the same for every chunk, and for the labelled rows
         return selection.gradient_features(probs, committee.embedding(inputs), sketch_dim=sketch_dim, key=key)
 
     def select(key, features, *, available, labelled, query_size):

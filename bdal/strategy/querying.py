@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import NonFiniteError, is_concrete
+from bdal.errors import NonFiniteError, SelectorError, is_concrete
 from bdal.pool import map_pool
 from bdal.selection import Query, top_k
 from bdal.selection.fold import TIE_TOLERANCE
@@ -66,6 +66,15 @@ class Health(NamedTuple):
     num_nonfinite: jax.Array  # available rows with a NaN or an infinity among their values
     first_nonfinite: jax.Array  # [5] rows, -1 where there are fewer
     all_tied: jax.Array  # whether every available row has the same score
+    pick_error: jax.Array  # what is wrong with the first wrong pick, a place in `PICK_ERRORS`; 0 where nothing is
+    wrong_pick: jax.Array  # that row
+    num_finite: jax.Array  # available rows that are left without those of `num_nonfinite`
+    overflown: jax.Array  # whether a pick's gain is NaN or infinite though the row's values are finite
+    score_quantiles: jax.Array  # [5], minimum, quartiles and maximum of the scores of these rows; NaN where a point has
+    # no one score, or no row is left
+
+
+PICK_ERRORS = ("", "is no row", "is not available: it is labelled already, or was not offered", "was picked before")
 
 
 def score_and_select(
@@ -74,7 +83,8 @@ def score_and_select(
 ) -> tuple[Query, Health]:  # fmt: skip
     """One query as a pure function, for `jit` and `vmap`: prepare, map, select. Rows, not pool indices, come back.
 
-    `candidates` and `labelled_inputs` may be on the host. Rows run out as −1.
+    `candidates` and `labelled_inputs` may be on the host. Rows run out as −1. Rows whose values are not finite are
+    never picked; `check_health` decides whether that is an error.
     """
     if strategy.prefilter is not None:
         return _in_two_stages(
@@ -101,25 +111,29 @@ def _in_two_stages(key, strategy, committee, candidates, labelled_inputs, labels
     scores = map_pool(strategy.prefilter.score, committee, candidates, chunk_size=how["chunk_size"], mesh=how["mesh"])
     size = min(max(strategy.prefilter.size, how["query_size"]), scores.shape[0])
     bad = _nonfinite_rows(scores, available)
-    rows = top_k(jnp.where(bad, jnp.inf, scores), available=available, query_size=size, key=first, pad=True).indices
-    found, rows = rows >= 0, jnp.maximum(rows, 0)  # a score that is no number goes on, and is refused there
+    rows = top_k(scores, available=available & ~bad, query_size=size, key=first, pad=True).indices
+    found, rows = rows >= 0, jnp.maximum(rows, 0)
     query, health = score_and_select(
         key, strategy._replace(prefilter=None), committee, take_rows(candidates, rows), labelled_inputs, labels,
         targets, found & available[rows], labelled, **how,
     )  # fmt: skip
-    (first_bad,) = jnp.nonzero(bad, size=5, fill_value=-1)
-    health = Health(
-        jnp.maximum(bad.sum(), health.num_nonfinite),
-        jnp.where(bad.any(), first_bad, jnp.where(health.first_nonfinite >= 0, rows[health.first_nonfinite], -1)),
-        health.all_tied,
+    later_bad = jnp.where(health.first_nonfinite >= 0, rows[health.first_nonfinite], len(bad))
+    (first_bad,) = jnp.nonzero(bad.at[later_bad].set(True, mode="drop"), size=5, fill_value=-1)
+    here = jnp.append(rows, len(bad) + jnp.arange(len(labelled)))  # the labelled rows come after the candidates
+    health = health._replace(
+        num_nonfinite=bad.sum() + health.num_nonfinite,
+        first_nonfinite=first_bad,
+        wrong_pick=jnp.where(health.pick_error > 1, here[health.wrong_pick], health.wrong_pick),
     )
     return Query(jnp.where(query.indices >= 0, rows[query.indices], -1), query.gains), health
 
 
 def take_rows(inputs, rows):
-    """Rows of a pool on the device, or of one on the host."""
+    """Rows of a pool on the device, or of one on the host; of an empty pool, rows of zeros."""
 
     def take(leaf):
+        if leaf.shape[0] == 0:  # they fill a buffer in which nothing is real
+            return jnp.zeros((len(rows), *leaf.shape[1:]), leaf.dtype)
         return jnp.asarray(leaf[np.asarray(rows)]) if isinstance(leaf, np.ndarray) else leaf[rows]
 
     return jax.tree.map(take, inputs)
@@ -139,10 +153,11 @@ def draw_targets(key, targets, inputs):
 def _select(key, values, available, labelled, *, select, query_size: int) -> tuple[Query, Health]:
     bad = _nonfinite_rows(values, available)
     finite = available & ~bad  # never pick one, even if nobody looks at `health`
-    query = select(key, values, available=finite, labelled=labelled, query_size=query_size)
+    query = Query(*select(key, values, available=finite, labelled=labelled, query_size=query_size))
+    _check_query(query, query_size)
     overflown = (query.indices >= 0) & ~jnp.isfinite(query.gains)  # of finite values, such as squares of large ones
     bad = bad.at[jnp.where(overflown, query.indices, len(bad))].set(True, mode="drop")
-    return query, _health(values, available, bad)
+    return query, _health(values, available, bad, overflown.any(), *_first_wrong_pick(query.indices, finite))
 
 
 _score_and_select = jax.jit(score_and_select, static_argnames=("strategy", "query_size", "chunk_size", "mesh"))
@@ -150,7 +165,7 @@ _score_and_select = jax.jit(score_and_select, static_argnames=("strategy", "quer
 
 def query(
     key, strategy: QueryStrategy, committee, candidates, *, query_size: int, available=None, labelled_inputs=None,
-    labels=None, targets=None, chunk_size: int = 1024, mesh: Mesh | None = None,
+    labels=None, targets=None, on_nonfinite: str = "raise", chunk_size: int = 1024, mesh: Mesh | None = None,
 ) -> Query:  # fmt: skip
     """Choose `query_size` of the candidates: prepare, map over the pool, fold into a batch.
 
@@ -165,6 +180,8 @@ def query(
       labelled_inputs, labels: `[L, ...]` and `[L]`, for strategies that look at what is labelled (core-set).
       targets: inputs that the model is to be good at, for strategies that need them (EPIG); or a number: so many
         random candidates.
+      on_nonfinite: "raise" where an available candidate has a NaN or an infinity among its values, or "exclude" these
+        candidates from the query, with a warning.
       chunk_size, mesh: see `map_pool`.
 
     Returns:
@@ -173,11 +190,13 @@ def query(
     Raises:
       ValueError: fewer candidates are available than `query_size`; a committee of one's own that fails
         `bdal.testing.check_committee`.
-      NonFiniteError: a NaN or an infinity among an available candidate's values.
+      NonFiniteError: a NaN or an infinity among an available candidate's values; where these are excluded, less than
+        `query_size` candidates that are left, or a gain that overflows.
+      SelectorError: a strategy of one's own that picks a row that is none, that is not available, or twice.
 
     Warns:
       UserWarning: every available candidate has the same score (for example a committee of one member): the query is
-        random.
+        random. Candidates that are excluded.
 
     >>> from bdal.committee import deep_ensemble
     >>> from bdal.strategy import make_strategy
@@ -186,6 +205,7 @@ def query(
     >>> query(jax.random.key(2), make_strategy("bald"), committee, pool, query_size=4).indices.shape
     (4,)
     """
+    check_on_nonfinite(on_nonfinite)
     num_points = jax.tree.leaves(candidates)[0].shape[0]
     available = jnp.ones(num_points, bool) if available is None else jnp.asarray(available)
     if available.shape != (num_points,) or available.dtype != bool:
@@ -211,9 +231,11 @@ def query(
     run = _score_and_select if fits_one_program(committee, candidates, mesh) else score_and_select
     chosen, health = run(*arguments, query_size=query_size, chunk_size=chunk_size, mesh=mesh)
     if is_concrete(*health):
-        check_health(health, np.arange(num_points))
+        check_health(health, np.arange(num_points), on_nonfinite, query_size)
         return chosen
-    return chosen._replace(gains=jnp.where(health.num_nonfinite > 0, jnp.nan, chosen.gains))  # a trace cannot raise
+    left_out = health.overflown | (health.num_finite < query_size) if on_nonfinite == "exclude" else True
+    wrong = (health.num_nonfinite > 0) & left_out | (health.pick_error > 0)
+    return chosen._replace(gains=jnp.where(wrong, jnp.nan, chosen.gains))  # a trace cannot raise
 
 
 def check_own_committee(committee, inputs) -> None:
@@ -230,14 +252,35 @@ def fits_one_program(committee, inputs, mesh) -> bool:
     return mesh is None and on_device and isinstance(committee, Committee)
 
 
-def check_health(health: Health, pool_indices: np.ndarray) -> None:
-    """Raise or warn for what a traced query could only count. `pool_indices [R]` names the rows."""
-    if int(health.num_nonfinite):
+def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "raise", query_size: int = 1) -> None:
+    """Raise or warn for what a traced query could only count. `pool_indices [R]` names the rows.
+
+    With `on_nonfinite="exclude"`, rows whose values are not finite are warned of, unless so many of them are that
+    less than `query_size` are left.
+    """
+    if number := int(health.num_nonfinite):
         rows = [int(pool_indices[row]) for row in np.asarray(health.first_nonfinite) if row >= 0]
-        raise NonFiniteError(
-            f"scores: expected finite values, got NaN or infinity in {int(health.num_nonfinite)} available points "
-            f"(pool indices {rows}{' ...' if int(health.num_nonfinite) > len(rows) else ''}); look at the members' "
-            "log-probabilities there: training may have diverged"
+        found = (
+            f"got NaN or infinity in {number} available points (pool indices {rows}"
+            f"{' ...' if number > len(rows) else ''})"
+        )
+        where = "look at the members' log-probabilities there: training may have diverged"
+        if on_nonfinite == "raise":
+            raise NonFiniteError(f"scores: expected finite values, {found}; {where}")
+        if bool(health.overflown):
+            raise NonFiniteError(f"gains: expected finite values, {found}, whose own values are finite; {where}")
+        if (left := int(health.num_finite)) < query_size:
+            raise NonFiniteError(
+                f"scores: expected at least {query_size} available points with finite values, {found} and {left} "
+                f"without; {where}"
+            )
+        warnings.warn(f"scores: {found}, which are excluded from this query; {where}", stacklevel=3)
+    if error := int(health.pick_error):
+        row = int(health.wrong_pick)
+        known = error > 1 and row < len(pool_indices)  # the rows after those are the labelled set's
+        raise SelectorError(
+            f"select: expected rows that are available and differ, got {'pool point' if known else 'row'} "
+            f"{pool_indices[row] if known else row}, which {PICK_ERRORS[error]}; nothing is labelled"
         )
     if bool(health.all_tied):
         warnings.warn(
@@ -245,6 +288,12 @@ def check_health(health: Health, pool_indices: np.ndarray) -> None:
             "network): the score does not choose among them, and ties are random",
             stacklevel=3,
         )
+
+
+def check_on_nonfinite(value: str) -> None:
+    """ValueError unless it is one of the two that there are."""
+    if value not in ("raise", "exclude"):
+        raise ValueError(f'on_nonfinite: expected "raise" or "exclude", got {value!r}')
 
 
 def _nonfinite_rows(values, available):
@@ -256,13 +305,48 @@ def _nonfinite_rows(values, available):
     return bad & available
 
 
-def _health(values, available, bad):
+def _check_query(query: Query, query_size: int) -> None:
+    found = [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in query]
+    if any(shape != (query_size,) for shape, _ in found) or not jnp.issubdtype(found[0][1], jnp.integer):
+        raise SelectorError(
+            f"select: expected integer indices and gains of shape ({query_size},), got "
+            f"{' and '.join(f'{dtype} of shape {shape}' for shape, dtype in found)}"
+        )
+
+
+def _first_wrong_pick(indices, available):
+    """`(pick_error, wrong_pick)` of `Health`; −1 stands for no pick."""
+    num_rows, places = available.shape[0], jnp.arange(indices.shape[0])
+    outside = (indices < -1) | (indices >= num_rows)
+    row = jnp.where(outside | (indices < 0), num_rows, indices)  # one row more than there are
+    first_place = jnp.full(num_rows + 1, len(places)).at[row].min(places)
+    taken = ~jnp.append(available, True)[row]
+    again = (row < num_rows) & (first_place[row] < places)
+    errors = jnp.where(outside, 1, jnp.where(taken, 2, jnp.where(again, 3, 0)))
+    first = jnp.argmax(errors > 0)
+    return errors[first], indices[first]
+
+
+def _health(values, available, bad, overflown, pick_error, wrong_pick):
     (first,) = jnp.nonzero(bad, size=5, fill_value=-1)
     scores = [leaf for leaf in jax.tree.leaves(values) if leaf.ndim == 1]
-    tied = jnp.bool_(False)
+    tied, quantiles = jnp.bool_(False), jnp.full(5, jnp.nan)
     if len(scores) == 1:
-        highest = jnp.where(available, scores[0], -jnp.inf).max()
-        lowest = jnp.where(available, scores[0], jnp.inf).min()
+        finite = available & ~bad
+        quantiles = _quartiles(scores[0], finite)
+        highest = jnp.where(finite, scores[0], -jnp.inf).max()
+        lowest = jnp.where(finite, scores[0], jnp.inf).min()
         # relative rounding; and what is left of BALD, which is of second order, when members differ by rounding
-        tied = (highest - lowest <= jnp.maximum(TIE_TOLERANCE * jnp.abs(highest), 1e-10)) & (available.sum() > 1)
-    return Health(bad.sum(), first, tied)
+        tied = (highest - lowest <= jnp.maximum(TIE_TOLERANCE * jnp.abs(highest), 1e-10)) & (finite.sum() > 1)
+    num_finite = available.sum() - bad.sum()
+    return Health(bad.sum(), first, tied, pick_error, wrong_pick, num_finite, overflown, quantiles)
+
+
+def _quartiles(scores, rows):
+    """Minimum, quartiles and maximum `[5]` of the scores of some rows, as NumPy's "linear" method has them."""
+    count = rows.sum()
+    ordered = jnp.sort(jnp.where(rows, scores.astype(jnp.float32), jnp.inf))
+    places = jnp.maximum(count - 1, 0) * jnp.arange(5)  # in quarters: whole numbers, and exact
+    low, high = ordered[places // 4], ordered[-(-places // 4)]
+    share = places % 4 / 4
+    return jnp.where(count > 0, low * (1 - share) + high * share, jnp.nan)

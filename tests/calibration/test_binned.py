@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal.calibration import ece, mce, reliability
+from bdal.calibration import classwise_ece, ece, mce, reliability
 from tests import vectors
 from tests.vectors import random_probs
 
@@ -28,6 +28,20 @@ def naive(probs, labels, num_bins):
         gap = abs(correct[inside].mean() - confidence[inside].astype(np.float64).mean()) if inside.any() else 0
         errors.append(gap)
     return np.dot(counts, errors) / len(labels), max(errors), counts
+
+
+def naive_classwise(probs, labels, num_bins):
+    """Mean over the classes of the calibration error of "is it this class", bins `(lo, hi]`, 0 in the first."""
+    probs, total = np.asarray(probs, np.float32), 0.0
+    for c in range(probs.shape[1]):
+        for i in range(num_bins):
+            low, high = np.float32(i) / np.float32(num_bins), np.float32(i + 1) / np.float32(num_bins)
+            inside = [n for n, p in enumerate(probs[:, c]) if low < p <= high or (i == 0 and p == 0)]
+            if inside:
+                frequency = sum(labels[n] == c for n in inside) / len(inside)
+                mean = sum(float(probs[n, c]) for n in inside) / len(inside)
+                total += len(inside) / len(labels) * abs(frequency - mean)
+    return total / probs.shape[1]
 
 
 @pytest.mark.parametrize("num_bins", [5, 10, 15])
@@ -59,6 +73,8 @@ def test_naive_binning(weights, labels):
     np.testing.assert_array_equal(reliability(probs, labels, 12).count, counts)
     np.testing.assert_allclose(ece(probs, labels, num_bins=12), expected_ece, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(mce(probs, labels, num_bins=12), expected_mce, rtol=1e-5, atol=1e-6)
+    expected = naive_classwise(probs, labels, 12)
+    np.testing.assert_allclose(classwise_ece(probs, labels, num_bins=12), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_bins", [7, 10, 15, 20])
@@ -98,15 +114,34 @@ def test_one_bin_is_the_gap_between_confidence_and_accuracy():
     np.testing.assert_allclose(mce(probs, labels, num_bins=1), gap, rtol=1e-5)
 
 
+def test_one_bin_of_each_class_is_the_gap_between_frequency_and_mean_probability():
+    probs, labels = random_probs(3, 100, 4), np.random.default_rng(3).choice([0, 1, 3], size=100)  # no label 2
+    gaps = np.abs(np.bincount(labels, minlength=4) / 100 - probs.mean(0))
+    assert gaps[2] == probs[:, 2].mean()
+    np.testing.assert_allclose(classwise_ece(probs, labels, num_bins=1), gaps.mean(), rtol=1e-5)
+
+
+def test_of_two_classes_the_errors_of_both_are_the_same():
+    p = np.random.default_rng(4).uniform(size=200).astype(np.float32) * 0.98 + 0.01
+    labels = np.random.default_rng(5).integers(2, size=200)
+    both = classwise_ece(np.stack([1 - p, p], 1), labels)
+    np.testing.assert_allclose(both, naive_classwise(np.stack([1 - p, p], 1), labels, 15), rtol=1e-5)
+    np.testing.assert_allclose(both, classwise_ece(np.stack([p, 1 - p], 1), 1 - labels), rtol=1e-5)
+
+
 def test_labels_drawn_from_the_predictions_are_calibrated():
     rng = np.random.default_rng(2)
     probs = random_probs(2, 20_000, 3, temperature=2.0)
     labels = (probs.cumsum(1) < rng.uniform(size=(20_000, 1))).sum(1).clip(max=2)
     assert ece(probs, labels) < 0.02
     assert ece(probs, (labels + 1) % 3) > 0.2
+    assert classwise_ece(probs, labels) < 0.02
+    assert classwise_ece(probs, (labels + 1) % 3) > 0.2
 
 
 @pytest.mark.parametrize("num_bins", [0, -1, 2.5, True])
 def test_the_number_of_bins_is_checked(num_bins):
     with pytest.raises(ValueError, match="num_bins must be a positive Python int"):
         ece(A_PROBS, vectors.A_LABELS, num_bins=num_bins)
+    with pytest.raises(ValueError, match="num_bins must be a positive Python int"):
+        classwise_ece(A_PROBS, vectors.A_LABELS, num_bins=num_bins)

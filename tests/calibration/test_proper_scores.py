@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal.calibration import accuracy, brier, ece, mce, nll, reliability
+from bdal.calibration import accuracy, brier, class_accuracy, classwise_ece, ece, mce, nll, reliability
 from bdal.errors import LabelError, NonFiniteError
 from tests import vectors
 from tests.vectors import random_probs
@@ -16,7 +16,9 @@ METRICS = {
     "nll": nll,
     "brier": brier,
     "accuracy": accuracy,
+    "class_accuracy": class_accuracy,
     "ece": ece,
+    "classwise_ece": classwise_ece,
     "mce": mce,
     "reliability": lambda probs, labels: jnp.stack(reliability(probs, labels), axis=-1),
 }
@@ -110,11 +112,42 @@ def test_misuse_is_named(metric, probs, labels, error, message):
 @metrics
 def test_nan_and_labels_out_of_range_are_not_hidden_in_a_trace(metric):
     metric = jax.jit(metric)
-    probs, labels = jnp.asarray(random_probs(3, 10, 3), jnp.float32), jnp.zeros(10, int)
+    probs, labels = jnp.asarray(random_probs(3, 10, 3), jnp.float32), jnp.arange(10) % 3
     assert jnp.isfinite(metric(probs, labels)).all()
     assert jnp.isnan(metric(probs.at[4, 1].set(jnp.nan), labels)).any()
     for label in (-1, 3):
         assert jnp.isnan(metric(probs, labels.at[4].set(label))).any()
+
+
+def test_the_accuracy_of_each_class_is_that_of_its_points():
+    probs, labels = random_probs(4, 60, 5), np.random.default_rng(4).integers(5, size=60)
+    expected = [accuracy(probs[labels == c], labels[labels == c]) for c in range(5)]
+    np.testing.assert_allclose(class_accuracy(probs, labels), expected, rtol=1e-6)
+    assert 0 < np.min(expected) < np.max(expected) < 1
+    weights = np.bincount(labels) / 60
+    np.testing.assert_allclose(weights @ class_accuracy(probs, labels), accuracy(probs, labels), rtol=1e-6)
+
+
+def test_the_mean_accuracy_of_the_classes_is_scikit_learns_balanced_accuracy():
+    from sklearn.metrics import balanced_accuracy_score
+
+    probs, labels = random_probs(5, 80, 4), np.random.default_rng(5).choice([0, 1, 3], size=80)
+    found = jnp.nanmean(class_accuracy(probs, labels))
+    absent = probs[:, 2].copy()
+    probs[:, 2], probs[:, 3] = 0, probs[:, 3] + absent  # scikit-learn would warn of a class that is only predicted
+    np.testing.assert_allclose(
+        jnp.nanmean(class_accuracy(probs, labels)), balanced_accuracy_score(labels, probs.argmax(1)), rtol=1e-6
+    )
+    assert found < 1
+
+
+def test_a_class_without_a_point_has_no_accuracy():
+    probs = random_probs(6, 30, 4)
+    labels = np.where(np.arange(30) % 2, 1, 3)
+    for values in (class_accuracy(probs, labels), jax.jit(class_accuracy)(jnp.asarray(probs, jnp.float32), labels)):
+        assert jnp.isnan(values).tolist() == [True, False, True, False]
+    for metric in (nll, brier, accuracy, ece, mce, classwise_ece):
+        assert jnp.isfinite(metric(probs, labels))
 
 
 def test_sums_within_the_tolerance_are_accepted():

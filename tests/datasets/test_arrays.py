@@ -6,6 +6,7 @@ import pytest
 
 from bdal.datasets import Dataset, fingerprint, from_arrays, load, oracle
 from bdal.errors import DataNotFoundError, LabelError, NonFiniteError
+from bdal.pool import ABSTAIN
 
 
 def arrays(**changes):
@@ -74,6 +75,22 @@ WITH_NAN[[1, 4], 0, 0] = np.nan, np.inf
         ({"labels": np.array([0, 1, 2, 2**63, 0], np.uint64), "num_classes": 3}, LabelError, ["labels[3]"]),
         ({"num_classes": 0}, ValueError, ["num_classes", "positive", "0"]),
         ({"num_classes": 2.5}, TypeError, ["float"]),
+        ({"test_labels": None}, ValueError, ["test_labels", "beside test_inputs"]),
+        ({"test_inputs": None}, ValueError, ["test_inputs", "beside test_labels"]),
+        ({"class_names": ["a", "b"]}, LabelError, ["0 .. 1", "labels[2] = 2"]),
+        ({"class_names": ["a", "b", "c"], "num_classes": 4}, ValueError, ["class_names", "4", "3"]),
+        ({"class_names": ["a", "b", "a"]}, ValueError, ["class_names", "'a' twice"]),
+        ({"class_names": []}, ValueError, ["class_names", "none"]),
+        ({"class_names": ["a", "", "c"]}, ValueError, ["class_names", "''"]),
+        ({"class_names": ["a", "b\n", "c"]}, ValueError, ["class_names", r"'b\n'"]),
+        ({"class_names": "abc"}, ValueError, ["class_names", "list", "'abc'"]),
+        ({"class_names": ["a", 1, "c"]}, ValueError, ["class_names", "list of text"]),
+        ({"files": ["a.png"]}, ValueError, ["files", "5", "1"]),
+        (
+            {"labels": np.array([0, 1, ABSTAIN, 1, 0])},
+            LabelError,
+            ["labels[2] = -1073741824"],
+        ),  # or a NaN that was cast
     ],
 )
 def test_misuse_is_one_line_with_the_argument_and_what_came(changes, error, words):
@@ -102,6 +119,37 @@ def test_fingerprint_tells_data_apart_and_ignores_the_name():
     assert len(set(prints)) == len(prints)
     assert fingerprint(data._replace(name="renamed")) == prints[0]
     assert fingerprint(data._replace(inputs=np.asfortranarray(data.inputs))) == prints[0]
+
+
+def test_a_pool_without_labels_or_test_set():
+    data = from_arrays(arrays()["inputs"], class_names=("a", "b"), files=[f"{i}.png" for i in range(5)])
+    assert (data.labels, data.test_inputs, data.test_labels, data.num_classes) == (None, None, None, 2)
+    assert [file.name for file in data.files] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+    assert from_arrays(arrays()["inputs"], num_classes=3)[4:7] == (3, "arrays", None)
+    assert from_arrays(arrays()["inputs"], test_inputs=np.ones((1, 2, 3)), test_labels=[4]).num_classes == 5
+    assert from_arrays(arrays()["inputs"], [0, 1, 2, 1, 0]).num_classes == 3
+    with pytest.raises(ValueError, match="labels: expected those of the whole pool"):
+        oracle(data.labels)
+
+
+def test_fingerprint_of_a_pool_without_labels_sees_all_inputs_and_the_names_of_the_classes():
+    data = from_arrays(np.arange(2_000)[:, None], class_names=["a", "b"])
+    others = [
+        data,
+        data._replace(class_names=("b", "a")),
+        data._replace(num_classes=3),
+        data._replace(labels=np.zeros(2_000, np.int32)),
+        data._replace(test_inputs=np.zeros((1, 1), np.float32), test_labels=np.zeros(1, np.int32)),
+    ]
+    for row in (0, 1, 1_001, 1_999):
+        inputs = data.inputs.copy()
+        inputs[row] += 0.5
+        others.append(data._replace(inputs=inputs))
+    assert len({fingerprint(other) for other in others}) == len(others)
+    elsewhere = data._replace(name="renamed", files=tuple(map(str, range(2_000))))
+    assert fingerprint(elsewhere) == fingerprint(data)
+    named = from_arrays(**arrays(), class_names=["a", "b", "c"])  # labels mean what they meant
+    assert fingerprint(named) == fingerprint(from_arrays(**arrays()))
 
 
 def test_fingerprint_of_a_large_set_sees_every_label_and_a_sample_of_the_inputs():
@@ -139,9 +187,60 @@ def test_npz_that_is_not_there_says_where_it_looked(tmp_path, monkeypatch):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_npz_with_missing_keys_names_the_expected_and_the_found(tmp_path):
+def test_npz_without_inputs_names_the_expected_and_the_found(tmp_path):
+    np.savez(tmp_path / "mine.npz", x=np.zeros((2, 2)), labels=np.zeros(2, int))
+    with pytest.raises(ValueError, match=r"expected the keys inputs \(and perhaps labels, .*\), found x, labels"):
+        load(tmp_path / "mine.npz")
+
+
+def test_npz_whose_labels_go_by_another_name_is_no_pool_without_labels(tmp_path):
     np.savez(tmp_path / "mine.npz", inputs=np.zeros((2, 2)), y=np.zeros(2))
-    with pytest.raises(ValueError, match="inputs, labels, test_inputs, test_labels, found inputs, y"):
+    with pytest.raises(ValueError, match=r"expected no keys but inputs, labels, .* left out, found y"):
+        load(tmp_path / "mine.npz")
+
+
+def test_npz_of_inputs_alone_is_a_pool_for_people(tmp_path):
+    np.savez(tmp_path / "mine.npz", inputs=arrays()["inputs"])
+    data = load(tmp_path / "mine.npz", class_names=["cat", "dog"])
+    assert (data.labels, data.test_inputs, data.test_labels) == (None, None, None)
+    assert (data.num_classes, data.class_names, data.name) == (2, ("cat", "dog"), "mine")
+    np.testing.assert_array_equal(data.inputs, arrays()["inputs"])
+    assert load(tmp_path / "mine.npz").num_classes == 0  # nothing says how many
+
+
+def test_npz_may_bring_a_test_set_class_names_and_the_files_of_its_points(tmp_path):
+    names = [f"images/{number}.png" for number in range(5)]
+    (tmp_path / "images").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    both = {key: arrays()[key] for key in ("inputs", "test_inputs", "test_labels")}
+    np.savez(tmp_path / "mine.npz", **both, class_names=np.array(["a", "b", "c"]), files=np.array(names))
+    data = load(tmp_path / "mine.npz")
+    assert data.labels is None
+    np.testing.assert_array_equal(data.test_labels, [2, 0])
+    assert (data.class_names, data.num_classes) == (("a", "b", "c"), 3)
+    assert data.files == tuple(tmp_path.resolve() / name for name in names)
+    assert load(tmp_path / "mine.npz", class_names=["x", "y", "z"]).class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("file", ["/etc/hostname", "../outside.png", "a/../../outside.png", "link.png"])
+def test_npz_that_points_to_a_file_outside_its_folder_is_refused(tmp_path, file):
+    (tmp_path / "outside.png").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    np.savez(folder / "mine.npz", inputs=np.zeros((1, 2)), files=np.array([file]))
+    with pytest.raises(ValueError, match=r"files: expected files within .*, found ") as caught:
+        load(folder / "mine.npz")
+    assert file in str(caught.value)
+
+
+def test_npz_that_points_to_a_missing_file_or_to_no_text_is_refused(tmp_path):
+    np.savez(tmp_path / "mine.npz", inputs=np.zeros((1, 2)), files=np.array(["nowhere.png"]))
+    with pytest.raises(DataNotFoundError, match=r"mine\.npz: files: 'nowhere\.png' is not in"):
+        load(tmp_path / "mine.npz")
+    np.savez(tmp_path / "mine.npz", inputs=np.zeros((1, 2)), class_names=np.array([1, 2]))
+    with pytest.raises(ValueError, match="expected class_names to be a list of text, found int64"):
         load(tmp_path / "mine.npz")
 
 

@@ -336,3 +336,64 @@ def test_files_of_the_other_set_are_refused(data_dir):
     """Both sets have the same four file names: only the checksums tell them apart."""
     with pytest.raises(ValueError, match=r"mnist/train-images.*not the published file"):
         load("fashion_mnist", data_dir=data_dir / "mnist")
+
+
+# -- notMNIST ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def letters(tmp_path, monkeypatch):
+    """Four letters of 4 x 5 in `files/notmnist/`, and their checksums on record."""
+    images = np.arange(80, dtype=np.uint8).reshape(4, 4, 5)
+    folder = tmp_path / "files" / "notmnist"
+    folder.mkdir(parents=True)
+    checksums = {}
+    for name, values in zip(NAMES[2:], (images, np.array([0, 9, 2, 2], np.uint8)), strict=True):
+        (folder / name).write_bytes(idx(values))
+        checksums[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    monkeypatch.setattr(mnist, "NOTMNIST", checksums)
+    return SimpleNamespace(folder=folder, images=images)
+
+
+def test_notmnist_is_a_labelled_pool_without_a_test_set(letters):
+    data = load("notmnist", data_dir=letters.folder.parent)
+    np.testing.assert_array_equal(data.inputs, (letters.images / 255).astype(np.float32)[..., None])
+    assert data.labels.tolist() == [0, 9, 2, 2]
+    assert (data.test_inputs, data.test_labels, data.num_classes) == (None, None, 10)
+    assert "".join(data.class_names) == "ABCDEFGHIJ"
+
+
+def test_notmnist_is_not_looked_for_among_the_files_of_mnist(letters):
+    with pytest.raises(DataNotFoundError, match=r"^notmnist: t10k-images.* not found in .*notmnist/notmnist\."):
+        load("notmnist", data_dir=letters.folder)
+
+
+def test_without_its_files_notmnist_says_which_two_go_where(letters, tmp_path):
+    (letters.folder / NAMES[3]).unlink()
+    with pytest.raises(DataNotFoundError, match=rf"^notmnist: {NAMES[3]} not found in {letters.folder}\.") as caught:
+        load("notmnist", data_dir=letters.folder.parent)
+    for word in (NAMES[2], "DIR/notmnist", "--data-dir", "BDAL_DATA_DIR"):
+        assert word in str(caught.value)
+    with pytest.raises(DataNotFoundError, match="not found in any folder"):
+        load("notmnist")
+
+
+@pytest.mark.parametrize("name", NAMES[2:])
+def test_a_tampered_file_of_notmnist_is_refused_with_its_name_and_both_digests(letters, name):
+    path = letters.folder / name
+    content = bytearray(path.read_bytes())
+    expected = hashlib.sha256(content).hexdigest()
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not the published file") as caught:
+        load("notmnist", data_dir=letters.folder.parent)
+    for word in (str(path), expected, hashlib.sha256(content).hexdigest()):
+        assert word in str(caught.value)
+
+
+@pytest.mark.data
+def test_the_real_letters(data_dir):
+    data = load("notmnist", data_dir=data_dir)
+    assert data.inputs.shape == (10_000, 28, 28, 1)
+    assert np.bincount(data.labels).tolist() == [1000] * 10
+    assert 108 < data.inputs.mean() * 255 < 110

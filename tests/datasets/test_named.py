@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bdal.datasets import fingerprint, load
+from bdal.errors import DataNotFoundError
 
 
 def test_optdigits_facts():
@@ -42,8 +43,21 @@ def test_optdigits_fingerprint_stays():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match=r"expected optdigits, mnist, fashion_mnist .* \.npz file, got 'minst'"):
+    with pytest.raises(ValueError, match=r"expected optdigits, mnist, fashion_mnist.* \.npz file .*, got 'minst'"):
         load("minst")
+    with pytest.raises(DataNotFoundError, match=r"^x/minst: no such folder of images"):
+        load("x/minst")
+
+
+def test_class_names_of_a_named_set():
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    assert load("optdigits", class_names=names).class_names == names
+    with pytest.raises(ValueError, match="class_names: expected 10, one a class, got 2"):
+        load("optdigits", class_names=["a", "b"])
+    with pytest.raises(
+        ValueError, match=r"size: expected it for a folder of images only, got \(4, 4\) for 'optdigits'"
+    ):
+        load("optdigits", size=(4, 4))
 
 
 def test_neither_import_nor_the_embedded_set_touches_tensorflow_or_tensorflow_datasets():

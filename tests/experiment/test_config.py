@@ -7,7 +7,22 @@ import pytest
 
 from bdal.errors import ConfigError
 from bdal.experiment import config
-from bdal.experiment.config import Comparison, Experiment, Labels, Model, Query, Strategy, Training, digest, dump, load
+from bdal.experiment.config import (
+    Builder,
+    Comparison,
+    Data,
+    Evaluation,
+    Experiment,
+    Labels,
+    Model,
+    Query,
+    Stopping,
+    Strategy,
+    Training,
+    digest,
+    dump,
+    load,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -43,7 +58,8 @@ def error_of(path, overrides=()) -> str:
 def test_defaults_and_strategies(written):
     experiment = load(written(SMALL))
     (comparison,) = experiment.comparisons
-    assert experiment.labels == Labels(150, 20, False, 0.2)
+    assert experiment.labels == Labels(150, 20, False, 0.2, "simulated", 1, "last")
+    assert (experiment.parameters, experiment.stopping, experiment.seed_numbers) == ("none", Stopping(), range(5))
     assert (experiment.labels.validation_labels, experiment.labels.training_labels) == (30, 120)
     assert comparison.strategies == (Strategy("random"), Strategy("margin"), Strategy("power_bald", {"beta": 4}))
     assert [comparison.label(strategy) for strategy in comparison.strategies] == [
@@ -60,7 +76,10 @@ def test_defaults_and_strategies(written):
         ("trainng: {steps: 3}", "trainng: unknown field; did you mean 'training'?"),
         ("training: {stpes: 3}", "training.stpes: unknown field; did you mean 'steps'?"),
         ("training: {stpes: 3, batch: x}", "training.batch: unknown field; did you mean 'batch_size'? (and 1 more)"),
-        ("query: {zzz: 1}", "query.zzz: unknown field; the fields are size, candidates, targets, chunk_size"),
+        (
+            "query: {zzz: 1}",
+            "query.zzz: unknown field; the fields are size, candidates, targets, chunk_size, on_nonfinite",
+        ),
         ("model: cnn", "model: expected a mapping with fields name, hidden, dropout, found 'cnn'"),
         ("model:", "model: expected a mapping with fields name, hidden, dropout, found nothing"),
         ("seed: 1.7", "seed: expected a whole number, found 1.7"),
@@ -114,8 +133,49 @@ def test_defaults_and_strategies(written):
         ("evaluation: {members: 0}", "evaluation.members: expected at least 1, found 0"),
         ("name: again", "line 6: field 'name' is given twice"),
         ("labels: {budget: 100, budget: 150}", "line 6: field 'budget' is given twice"),
-        ("1: 2", "expected field names from name, comparisons, seed, seeds, together, data, model, training, "
-         "labels, query, evaluation, found 1"),
+        ("1: 2", "expected field names from name, comparisons, seed, seeds, first_seed, together, parameters, data, "
+         "model, training, labels, query, evaluation, stopping, found 1"),
+        ("data: {classes: [cat, cat]}", "data.classes: expected at least two names, each once, found ['cat', 'cat']"),
+        ("data: {classes: [cat]}", "data.classes: expected at least two names, each once, found ['cat']"),
+        ("data: {classes: [cat, ' ']}", "data.classes: expected at least two names, each once, found ['cat', ' ']"),
+        ("data: {classes: [0, 1]}", "data.classes.0: expected text, found 0 (and 1 more)"),
+        ("data: {size: [28]}", "data.size: expected a height and a width, such as [28, 28], found [28]"),
+        ("data: {size: [28, 0]}", "data.size: expected a height and a width, such as [28, 28], found [28, 0]"),
+        (
+            "data: {builders: [{repeats: 3}]}",
+            "data.builders.0: expected a pool builder's name, or a mapping such as {name: repeated, repeats: 4}, found "
+            "a mapping {'repeats': 3}",
+        ),
+        (
+            "data: {builders: [repeated, {name: repeated, noise: .nan}]}",
+            "data.builders.1: expected a finite number or text for option 'noise', found nan",
+        ),
+        (
+            "data: {builders: [{name: imbalanced, classes: [1, {a: 2}]}]}",
+            "data.builders.0: expected a finite number or text for option 'classes', found a mapping {'a': 2}",
+        ),
+        ("data: {builders: repeated}", "data.builders: expected a list, found 'repeated'"),
+        (
+            "data: {builders: [{name: repeated, repeat: 3}]}",
+            "data.builders.0: pool repeated: expected options repeats, noise, got 'repeat'",
+        ),
+        ("labels: {abstain_cost: 2}", "labels.abstain_cost: expected 0 or 1, found 2"),
+        ("labels: {abstain_cost: 0.5}", "labels.abstain_cost: expected a whole number, found 0.5"),
+        ("labels: {contradictions: first}", "labels.contradictions: expected one of last, majority, found 'first'"),
+        ("labels: {oracle: person}", "labels.oracle: expected one of simulated, people, found 'person'"),
+        (
+            "labels: {oracle: people}",
+            "labels.oracle: expected one seed and one strategy where people answer, found 'several'",
+        ),
+        ("parameters: all", "parameters: expected one of none, last, found 'all'"),
+        ("query: {on_nonfinite: ignore}", "query.on_nonfinite: expected one of raise, exclude, found 'ignore'"),
+        ("first_seed: -1", "first_seed: expected a number from 0 to 2147483647, found -1"),
+        ("stopping: {kappa: 0}", "stopping.kappa: expected above 0 and at most 1, found 0.0"),
+        ("stopping: {kappa: 1.1}", "stopping.kappa: expected above 0 and at most 1, found 1.1"),
+        ("stopping: {window: 0}", "stopping.window: expected at least 1, found 0"),
+        ("stopping: {points: 0}", "stopping.points: expected at least 1, found 0"),
+        ("stopping: {no_gain: -0.1}", "stopping.no_gain: expected at least 0, found -0.1"),
+        ("stopping: {ceiling: 1}", "stopping.ceiling: expected true or false, found 1"),
         ("seed: [1", "line 6, column 9: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("seed: 2024-13-45", "not valid YAML: month must be in 1..12"),
         (
@@ -228,7 +288,8 @@ def test_overrides(written):
         (["--training.stpes", "3"], "training.stpes: unknown field; did you mean 'steps'?"),
         (["--training.steps", "0"], "training.steps: expected at least 1, got 0"),
         (["--training.steps", "1.5"], "training.steps: expected a whole number, found 1.5"),
-        (["--query", "3"], "query: expected a mapping with fields size, candidates, targets, chunk_size, found 3"),
+        (["--query", "3"], "query: expected a mapping with fields size, candidates, targets, chunk_size, "
+         "on_nonfinite, found 3"),
         (["--seed"], "--seed: expected a value after it, found none"),
         (["--seed", "--seeds", "3"], "--seed: expected a value after it, found none"),
         (["seed", "3"], "expected an override such as --training.steps 300, found 'seed'"),
@@ -252,7 +313,17 @@ def full() -> Experiment:
         model=Model("mlp", (7,), 0.1 + 0.2),
         training=Training(steps=1, learning_rate=1e-07, weight_decay=1 / 3),
         labels=Labels(100, 0, True, 0.0),
-        query=Query(5, 50, 64),
+        query=Query(5, 50, 64, on_nonfinite="exclude"),
+        first_seed=4,
+        parameters="last",
+        data=Data(
+            "optdigits",
+            builders=(Builder("repeated", {"repeats": 2}), Builder("imbalanced", {"classes": [3, 1], "ratio": 0.1})),
+            classes=("one", "two"),
+            size=(8, 9),
+        ),
+        evaluation=Evaluation(2, 30),
+        stopping=Stopping(True, True, 0.9, 2, 50, 1e-3),
         comparisons=(
             Comparison("deep_ensemble", 5, (Strategy("power", {"beta": 1e-05, "score": "no", "k": 3}),)),
             Comparison("mc_dropout", 1, (Strategy("random"), Strategy("diverse", {"weight": 8.0}))),
@@ -279,10 +350,17 @@ def test_digest_sees_every_field_but_where_the_data_lies():
         dataclasses.replace(one, seed=8),
         dataclasses.replace(one, together=None),
         dataclasses.replace(one, labels=dataclasses.replace(one.labels, budget=101)),
+        dataclasses.replace(one, labels=dataclasses.replace(one.labels, abstain_cost=0)),
+        dataclasses.replace(one, labels=dataclasses.replace(one.labels, contradictions="majority")),
+        dataclasses.replace(one, data=dataclasses.replace(one.data, builders=one.data.builders[:1])),
+        dataclasses.replace(one, data=dataclasses.replace(one.data, classes=("two", "one"))),
+        dataclasses.replace(one, stopping=dataclasses.replace(one.stopping, window=3)),
+        dataclasses.replace(one, parameters="none"),
+        dataclasses.replace(one, first_seed=5),
         dataclasses.replace(one, comparisons=one.comparisons[::-1]),
         dataclasses.replace(one, comparisons=one.comparisons[:1]),
     ]
-    assert len({digest(one), *map(digest, changed)}) == 6
+    assert len({digest(one), *map(digest, changed)}) == 1 + len(changed)
     assert all(config.differences(one, other) for other in changed)
     assert config.differences(one, changed[2]) == ["labels.budget: 100 != 101"]
 
@@ -322,3 +400,49 @@ def test_paper_protocol():
     labels = experiment.labels
     assert (labels.training_labels, labels.validation_labels, labels.initial, labels.balanced) == (200, 50, 20, True)
     assert (experiment.query.size, experiment.query.candidates, experiment.comparisons[0].members) == (10, 2000, 50)
+
+
+def test_people_answer_for_one_seed_of_one_strategy():
+    def people(seeds, comparisons, **labels):
+        return Experiment("x", comparisons, seeds=seeds, labels=Labels(oracle="people", **labels))
+
+    random, margin = Strategy("random"), Strategy("margin")
+    one = (Comparison("mc_dropout", 2, (random,)),)
+    assert people(1, one).seed_numbers == range(1)
+    several = [
+        (2, one),
+        (1, (Comparison("mc_dropout", 2, (random, margin)),)),
+        (1, (*one, Comparison("deep_ensemble", 2, (random,)))),
+    ]
+    for seeds, comparisons in several:
+        with pytest.raises(
+            ConfigError, match=r"^labels\.oracle: expected one seed and one strategy where people answer"
+        ):
+            people(seeds, comparisons)
+    with pytest.raises(ConfigError, match=r"^labels\.balanced: expected false where people answer"):
+        people(1, one, balanced=True)
+
+
+def test_seeds_are_numbered_from_the_first():
+    (comparison,) = (Comparison("mc_dropout", 2, (Strategy("random"),)),)
+    assert list(Experiment("x", (comparison,), seeds=3, first_seed=7).seed_numbers) == [7, 8, 9]
+    whole, part = Experiment("x", (comparison,)), Experiment("x", (comparison,), seeds=1, first_seed=2)
+    assert config.differences(whole, part) == ["seeds: 5 != 1", "first_seed: 0 != 2"]
+
+
+def test_paths_of_data_are_the_same_from_every_folder(written, tmp_path, monkeypatch):
+    path = Path(written(SMALL + "data: {name: ./digits.npz, data_dir: ~/data}")).resolve()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "below").mkdir()
+    experiment = load(path)
+    assert (experiment.data.name, experiment.data.data_dir) == (
+        str(tmp_path / "digits.npz"),
+        str(tmp_path / "home" / "data"),
+    )
+    assert load(path, ["--data.name", "photos/", "--data.data-dir=there"]).data == Data(
+        str(tmp_path / "photos"), str(tmp_path / "there")
+    )
+    assert load(path, ["--data.name", "optdigits", "--data.data-dir", "null"]).data == Data("optdigits", None)
+    path.write_text(dump(experiment))
+    monkeypatch.chdir(tmp_path / "below")
+    assert load(path) == experiment

@@ -112,6 +112,117 @@ def test_reliability_diagram_on_axes():
     assert list(curve.get_xdata()) == [0.3, 0.5, 0.7, 0.9]
 
 
+# -- figures of a report ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures, in the place of files."""
+    found: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure) or path)
+    return found
+
+
+SECONDS = {
+    "random": {0: {"fit": 9.0, "evaluate": 1.0, "query": 0.0}, 1: {"fit": 1.0, "evaluate": 0.5, "query": 0.0}},
+    "margin": {number: {"fit": 1.0, "evaluate": 0.5, "query": 2.0} for number in range(20)},
+}
+
+
+def bars(panel) -> list[tuple[float, ...]]:
+    return [(bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()) for bar in panel.patches]
+
+
+def test_seconds_by_strategy(tmp_path, drawn):
+    figures.seconds_by_strategy({name: rounds[1] for name, rounds in SECONDS.items()}, tmp_path / "seconds", ("svg",))
+    (panel,) = drawn[0].axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["random", "margin"]
+    found = [(x, width) for x, _, width, _ in bars(panel)]
+    assert found == [(0, 1), (0, 1), (1, 0.5), (1, 0.5), (1.5, 0), (1.5, 2)]  # fit, evaluate, query
+    assert [text.get_text() for text in panel.texts] == ["1.5 s", "3.5 s"]
+
+
+def test_seconds_by_round_cut_off_what_compiles(tmp_path, drawn):
+    figures.seconds_by_round(SECONDS, tmp_path / "rounds", ("svg",))
+    first, second = drawn[0].axes
+    assert [panel.get_title() for panel in (first, second)] == ["random", "margin"]
+    assert [height for *_, height in bars(first)] == [9, 1, 1, 0.5, 0, 0]
+    assert [y for _, y, _, _ in bars(first)] == [0, 0, 9, 1, 10, 1.5]
+    assert [text.get_text() for text in first.texts] == ["↑ 10 s"]
+    assert not second.texts
+    assert first.get_ylim() == second.get_ylim() == pytest.approx((0, 1.12 * 7))  # twice the 90 % quantile of all
+
+
+def test_class_histograms(tmp_path, drawn):
+    shares = {"random": np.array([[0.5, 0.5, 0.0], [0.3, 0.5, 0.2]]), "margin": np.array([[0.0, 0.1, 0.9]])}
+    figures.class_histograms(shares, ["a", "b", "c"], np.array([0.2, 0.3, 0.5]), tmp_path / "classes", ("svg",))
+    first, second = drawn[0].axes
+    assert [height for *_, height in bars(first)] == pytest.approx([40, 50, 10])
+    assert [height for *_, height in bars(second)] == pytest.approx([0, 10, 90])
+    whiskers, marks = first.collections
+    # two seeds: t(0.975, 1) · |a − b| / 2, and no share below 0
+    half = 12.7062047 * 10
+    assert whiskers.get_segments()[0][:, 1] == pytest.approx([0, 40 + half])
+    assert whiskers.get_segments()[1][:, 1] == pytest.approx([50, 50])
+    assert [segment[0, 1] for segment in marks.get_segments()] == pytest.approx([20, 30, 50])
+    assert len(second.collections) == 1  # one seed has no whiskers
+    assert first.get_ylim() == second.get_ylim()
+    assert [text.get_text() for text in first.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_score_distributions(tmp_path, drawn):
+    quantiles = np.array([[0, 0.1, 0.2, 0.4, 0.9], [0, 0.2, 0.3, 0.5, 0.8]])
+    scores = {
+        "bald": figures.Scores([20, 30], quantiles, [[0.9, 0.7], [0.8]]),
+        "badge": figures.Scores([20], None, [[3.0, 2.0]]),
+    }
+    figures.score_distributions(scores, tmp_path / "scores", ("svg",))
+    first, second = drawn[0].axes
+    least, most, middle, queried = first.get_lines()
+    for line, column in ((least, 0), (most, 4), (middle, 2)):
+        assert list(line.get_ydata()) == list(quantiles[:, column])
+    assert list(zip(*queried.get_data(), strict=True)) == [(20, 0.9), (20, 0.7), (30, 0.8)]
+    band = first.collections[0].get_paths()[0].vertices
+    assert {tuple(point) for point in band} == {(20, 0.1), (30, 0.2), (30, 0.5), (20, 0.4)}
+    assert [list(line.get_ydata()) for line in second.get_lines()] == [[3.0, 2.0]]
+
+
+def test_contact_sheet_shows_the_pixels(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    grey, color = rng.random((8, 8, 1)), rng.random((60, 50, 3))
+    figures.contact_sheet([("round 0", [(grey, "3"), (grey, "$5$")]), ("round 1", [])], tmp_path / "a", ("svg",))
+    (panel,) = drawn[0].axes
+    assert [text.get_text() for text in panel.texts] == ["round 0", "3", "$5$", "round 1"]
+    assert not any(text.get_parse_math() for text in panel.texts)
+    (image,) = panel.images
+    assert image.get_interpolation() == "none"
+    pixels = np.asarray(image.get_array())
+    assert pixels.shape == (48 + 6, 2 * (48 + 6), 4)  # each pixel six times, a gap of three around
+    inside = pixels[3:51, 3:51]
+    for row in range(48):
+        for column in range(48):
+            value = round(255 * grey[row // 6, column // 6, 0])
+            assert inside[row, column].tolist() == [value, value, value, 255]
+    assert not pixels[:3].any()
+
+    figures.contact_sheet([("round 0", [(color, "cat")])], tmp_path / "b", ("svg",))
+    pixels = np.asarray(drawn[1].axes[0].images[0].get_array())
+    assert pixels[3:-3, 3:-3, :3] == pytest.approx(255 * color, abs=0.51)
+
+
+def test_figures_as_svg_are_the_same_every_time(tmp_path):
+    rows = make_rows(2, ("mc_dropout",))
+    (first,) = figures.learning_curves(rows, tmp_path / "a", ("svg",))
+    (second,) = figures.learning_curves(rows, tmp_path / "b", ("svg",))
+    assert first.read_bytes() == second.read_bytes()
+    assert b"<dc:date>" not in first.read_bytes()
+
+
+def test_a_dark_page_has_every_color_of_the_figures():
+    used = {*figures.COLORS, figures.GREY, figures.INK, figures.EDGE, figures.GRID, figures.PALE}
+    assert {color.lower() for color in used} == set(figures.DARK)
+
+
 def test_importing_draws_nothing():
     code = "import sys, bdal.experiment.figures; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,8 +1,15 @@
 """A run says in its ledgers what happened; it goes on where it stopped, to the same bytes, and repeats nothing."""
 
+import errno
+import itertools
 import json
+import os
 import re
+import time
+import warnings
+from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 
 import jax
 import numpy as np
@@ -10,12 +17,14 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from bdal import datasets, models
-from bdal.errors import ConfigError, DataNotFoundError
-from bdal.experiment import config, directory
+from bdal.errors import ConfigError, DataNotFoundError, LabelError
+from bdal.experiment import config, data, directory, lock, parameters, programs
 from bdal.experiment import run as runner
+from bdal.experiment.programs import network_of
 from bdal.experiment.run import run
-from bdal.selection import Query
+from bdal.pool import ABSTAIN
 from tests.compilations import count_compilations
+from tests.experiment.made_up import made_up_programs
 
 BUDGET, VALIDATION, INITIAL, SIZE, SEEDS = 40, 8, 8, 10, 2
 LABEL_COUNTS = [8, 18, 28, 32]
@@ -42,11 +51,11 @@ def _compiled_programs_are_kept(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """The first 200 digits of the pool and 100 of the test set: pool index is row number."""
-    data = datasets.load("optdigits")
+    source = datasets.load("optdigits")
     path = tmp_path_factory.mktemp("data") / "digits.npz"
     np.savez(
-        path, inputs=data.inputs[:200], labels=data.labels[:200], test_inputs=data.test_inputs[:100],
-        test_labels=data.test_labels[:100],
+        path, inputs=source.inputs[:200], labels=source.labels[:200], test_inputs=source.test_inputs[:100],
+        test_labels=source.test_labels[:100],
     )  # fmt: skip
     return path
 
@@ -199,8 +208,8 @@ def test_fit_is_compiled_once_for_all_strategies_and_nothing_after_the_first_rou
     assert len(watch.compiled) == watch.total * 3 - watch.total / 4  # the last round asks nothing
     assert [re.sub(r"^\w+/", "", stage) for stage in with_work] == [
         "random, round 0: fit",
-        "random, round 0: evaluate",
         "random, round 0: query",
+        "random, round 0: evaluate",
         "bald, round 0: query",
     ]
 
@@ -211,7 +220,7 @@ def test_a_second_call_repeats_nothing(finished):
     (workdir / "table.md").unlink()
     watch = Watch()
     run(experiment, workdir, watch)
-    assert watch.lines == [f"nothing is left to run in {workdir}"]
+    assert watch.lines == [f"finished already: nothing is left to run in {workdir}"]
     assert watch.compiled == []
     assert (files(workdir), files(workdir, "metrics.jsonl")) == before
     assert (workdir / "table.md").exists()
@@ -241,7 +250,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_with_nothing_new_to_compil
 def test_a_pool_on_the_host_makes_the_same_queries(tiny, tmp_path, monkeypatch):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(BALD,)),))
     run(experiment, tmp_path / "device", Watch())
-    monkeypatch.setattr(runner, "ON_DEVICE_BYTES", 0)
+    monkeypatch.setattr(data, "ON_DEVICE_BYTES", 0)
     watch = Watch()
     run(experiment, tmp_path / "host", watch)
     ours, theirs = (events(tmp_path / where, "mc_dropout/bald", 0) for where in ("host", "device"))
@@ -293,7 +302,7 @@ def with_strategy(experiment, strategy):
     ],
 )
 def test_what_cannot_be_run_is_refused_before_training(tiny, tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(runner, "fit_round", None)
+    monkeypatch.setattr(programs, "fit_round", None)
     watch = Watch()
     with pytest.raises(ConfigError, match=message):
         run(change(tiny), tmp_path / "run", watch)
@@ -306,7 +315,7 @@ def test_missing_data_and_another_experiment_in_the_directory(tiny, finished, tm
         run(replace(tiny, data=config.Data(name=str(tmp_path / "nowhere.npz"))), tmp_path, Watch())
     experiment, workdir, _ = finished
     before = files(workdir)
-    with pytest.raises(ConfigError, match=r"holds another experiment .*training\.steps: 30 != 31"):
+    with pytest.raises(ConfigError, match=r"holds another run .*training\.steps: 30 != 31"):
         run(replace(experiment, training=replace(experiment.training, steps=31)), workdir, Watch())
     assert files(workdir) == before
 
@@ -321,20 +330,10 @@ def test_dropout_reaches_the_network(monkeypatch, model, rate):
             super().__init__(*args, dropout=dropout, **kwargs)
 
     monkeypatch.setattr(models, "CNN", Watched)
-    data = runner._Data(np.zeros((9, 28, 28, 1)), np.zeros(9, int), (), (), 10, "")
-    runner._network(config.Experiment("x", (DROPOUT,), model=model), data)
+    source = datasets.from_arrays(np.zeros((9, 28, 28, 1)), num_classes=10)
+    loaded = data.Data(source.inputs, None, None, None, tuple("0123456789"), source, "")
+    network_of(config.Experiment("x", (DROPOUT,), model=model), loaded)
     assert set(seen) == {rate}
-
-
-def test_a_random_pool_keeps_inputs_and_labels_together(tiny):
-    data = datasets.load("optdigits")
-    rows = {row.tobytes(): label for row, label in zip(data.inputs, data.labels, strict=True)}
-    loaded = runner._load(replace(tiny, data=config.Data(pool=60, test=30)))
-    assert loaded.pool.shape == (60, 8, 8, 1)
-    assert [rows[row.tobytes()] for row in np.asarray(loaded.pool)] == loaded.pool_labels.tolist()
-    assert len(loaded.test[1]) == len(loaded.quick_test[1]) == 30
-    other = runner._load(replace(tiny, seed=1, data=config.Data(pool=60, test=30)))
-    assert not np.array_equal(loaded.pool, other.pool)
 
 
 # -- every way to stop, with programs that cost nothing ---------------------------------------------------------------
@@ -342,53 +341,72 @@ def test_a_random_pool_keeps_inputs_and_labels_together(tiny):
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Programs whose results depend on all that they should depend on, and on how many seeds are in one program."""
-
-    def programs(experiment, comparison, network, together):
-        def fit(keys, labelled, validation, pool):
-            known = [(one.labels[: one.count].sum(), one.indices[: one.count].sum()) for one in labelled]
-            seed = [np.asarray(jax.random.key_data(key)).sum() % 997 for key in keys]
-            return np.array([s + labels + 3 * indices for s, (labels, indices) in zip(seed, known, strict=True)], float)
-
-        def evaluate(committee, inputs, labels):
-            value = (committee % 89) / 89 + 1e-9 * len(committee)
-            return {"accuracy": value / 2, "nll": value, "brier": value, "ece": value}
-
-        def query(strategy, keys, committee, labelled, validation, pool):
-            found = []
-            for key, one, held_out in zip(keys, labelled, validation, strict=True):
-                order = np.asarray(jax.random.permutation(key, len(pool)))
-                taken = np.concatenate([one.indices[: one.count], held_out.indices])
-                indices = order[~np.isin(order, taken)][: experiment.query.size].astype(np.int32)
-                found.append(Query(indices, np.ones(len(indices), np.float32)))
-            return found
-
-        return runner._Programs(fit, evaluate, lambda committee, data: None, query, comparison.members)
-
-    monkeypatch.setattr(runner, "_programs", programs)
+    monkeypatch.setattr(runner, "programs_of", made_up_programs)
     monkeypatch.setattr(runner.figures, "learning_curves", lambda rows, path: None)
 
 
-def stop_at(monkeypatch, append_number):
-    """Let the disk take so many events; the next one ends the process, before or after it is written."""
+@pytest.fixture
+def one(tiny):
+    """One seed of one strategy."""
+    return replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
+
+
+@pytest.fixture
+def labels(digits):
+    return np.load(digits)["labels"]
+
+
+class Asked:
+    """An oracle that records what it was asked, and may abstain."""
+
+    def __init__(self, labels, abstains=lambda indices: np.zeros(len(indices), bool)):
+        self.labels, self.abstains, self.calls = labels, abstains, []
+
+    def __call__(self, indices):
+        self.calls.append(np.asarray(indices).tolist())
+        return np.where(self.abstains(np.asarray(indices)), ABSTAIN, self.labels[indices])
+
+
+def some(indices):
+    """Three points of ten."""
+    return indices * 7 % 10 < 3
+
+
+def stop_at(monkeypatch, append_number, error=KeyboardInterrupt):
+    """Let the disk take so many events; the next one ends the process before it is written."""
     append, count = directory.append, [0]
 
     def counting(path, event):
         if count[0] == append_number:
-            raise KeyboardInterrupt
+            raise error
         count[0] += 1
         append(path, event)
 
     monkeypatch.setattr(directory, "append", counting)
 
 
+def metrics(workdir):
+    """Each ledger's metrics without seconds."""
+    return {
+        name: [{k: v for k, v in line.items() if k != "seconds"} for line in directory.read(workdir / name)]
+        for name in files(workdir, "metrics.jsonl")
+    }
+
+
+def number_of_events(workdir):
+    names = ("ledger.jsonl", "metrics.jsonl")
+    return sum(content.count(b"\n") for name in names for content in files(workdir, name).values())
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_from_any_event_on_it_goes_on_to_the_same_bytes(cheap, tiny, tmp_path, together, monkeypatch):
     experiment = replace(tiny, together=together, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path / "whole", Watch())
-    whole, total = files(tmp_path / "whole"), 0
-    for name in ("ledger.jsonl", "metrics.jsonl"):
-        total += sum(content.count(b"\n") for content in files(tmp_path / "whole", name).values())
+    whole, measured, total = (
+        files(tmp_path / "whole"),
+        metrics(tmp_path / "whole"),
+        number_of_events(tmp_path / "whole"),
+    )
     assert total == SEEDS * (13 + 4)
     for number in range(0, total, 1 if together else 3):
         workdir = tmp_path / str(number)
@@ -400,6 +418,103 @@ def test_from_any_event_on_it_goes_on_to_the_same_bytes(cheap, tiny, tmp_path, t
             assert any(complete.startswith(content) for complete in whole.values())
         run(experiment, workdir, Watch())
         assert files(workdir) == whole, number
+        assert metrics(workdir) == measured, number  # no round is lost, none is there twice
+
+
+def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(cheap, tiny, labels, tmp_path, monkeypatch):
+    experiment = replace(
+        tiny, seeds=3, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),),
+        labels=config.Labels(budget=BUDGET, initial=INITIAL, validation=0.2, abstain_cost=0),
+    )  # fmt: skip
+    run(experiment, tmp_path / "first", Watch())
+    start = events(tmp_path / "first", "mc_dropout/random", 1)[1]["indices"]
+
+    def oracle(indices):
+        return Asked(labels, lambda indices: some(indices) | np.isin(indices, start))(indices)
+
+    run(experiment, tmp_path / "whole", Watch(), oracle=oracle)
+    whole, measured, total = (
+        files(tmp_path / "whole"),
+        metrics(tmp_path / "whole"),
+        number_of_events(tmp_path / "whole"),
+    )
+    ends = [events(tmp_path / "whole", "mc_dropout/random", s)[-1]["round"] for s in range(3)]
+    assert len(set(ends)) > 1
+    for number in range(0, total, 3):
+        workdir = tmp_path / str(number)
+        for stop in (number, 7):  # and once more, soon after
+            with monkeypatch.context() as patch:
+                stop_at(patch, stop)
+                with pytest.raises(KeyboardInterrupt):
+                    run(experiment, workdir, Watch(), oracle=oracle)
+            if total - number <= 7:
+                break
+        run(experiment, workdir, Watch(), oracle=oracle)
+        assert files(workdir) == whole, number
+        assert metrics(workdir) == measured, number
+
+
+def test_a_seed_that_finished_by_itself_is_not_touched_when_others_go_on(cheap, tiny, labels, tmp_path):
+    experiment = replace(
+        tiny, together=True, parameters="last", comparisons=(replace(DROPOUT, strategies=(RANDOM,)),)
+    )  # fmt: skip
+    run(experiment, tmp_path, Watch())
+    whole = files(tmp_path)
+    done, behind = (tmp_path / "mc_dropout" / "random" / f"seed_{s}" for s in (0, 1))
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    assert len(before) > 4  # the parameters too
+    for name in ("ledger.jsonl", "metrics.jsonl"):
+        (behind / name).unlink()
+    asked = Asked(labels)
+    run(experiment, tmp_path, Watch(), oracle=asked)
+    assert files(tmp_path) == whole
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
+    assert sum(map(len, asked.calls)) == BUDGET  # of seed 1 only
+
+
+@pytest.mark.parametrize("number", range(0, 17, 2))
+def test_a_disk_that_is_full_for_a_while(cheap, one, tmp_path, monkeypatch, number):
+    run(one, tmp_path / "whole", Watch())
+    sync, count = os.fsync, itertools.count()
+
+    def full(handle):
+        if next(count) == number + 6:  # after the files of the directory itself
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            run(one, tmp_path / "full", Watch())
+    for name, content in files(tmp_path / "full").items():
+        directory.read(tmp_path / "full" / name)
+        assert files(tmp_path / "whole")[name].startswith(content)
+    run(one, tmp_path / "full", Watch())
+    assert files(tmp_path / "full") == files(tmp_path / "whole")
+    assert metrics(tmp_path / "full") == metrics(tmp_path / "whole")
+
+
+def test_parameters_of_the_last_committee_are_there_whenever_it_is_finished(cheap, one, tmp_path, monkeypatch):
+    one = replace(one, parameters="last")
+    run(one, tmp_path / "whole", Watch())
+
+    def kept(workdir):
+        return parameters.restore_leaves(workdir / "mc_dropout" / "random" / "seed_0" / "parameters")
+
+    total = number_of_events(tmp_path / "whole")
+    for number in (total - 3, total - 2, total - 1):  # before "evaluated", the metrics, and "finished"
+        workdir = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at(patch, number)
+            with pytest.raises(KeyboardInterrupt):
+                run(one, workdir, Watch())
+        assert not of("finished", events(workdir, "mc_dropout/random", 0))
+        run(one, workdir, Watch())
+        assert files(workdir) == files(tmp_path / "whole")
+        assert kept(workdir) == kept(tmp_path / "whole")
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("parameters/*")}
+    run(one, workdir, Watch())  # a finished one keeps them as they are
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("parameters/*")} == before
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -418,51 +533,64 @@ def test_a_torn_line_is_cut_off_and_written_again(cheap, tiny, tmp_path, togethe
         assert files(tmp_path) == whole
 
 
-def test_a_ledger_that_contradicts_itself_is_refused(cheap, tiny, tmp_path):
+def test_a_damaged_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
     run(tiny, tmp_path, Watch())
     path = tmp_path / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    for missing, found in ((2, "'queried' of round 0"), (3, "'labelled' of round 0"), (1, "'evaluated' of round 0")):
-        path.write_bytes(b"".join(lines[:missing] + lines[missing + 1 : 5]))
-        with pytest.raises(directory.CorruptRunError, match=rf"line {missing + 1}: expected .*, found {found}"):
+    edited = lines[3].replace(b'"indices": [', b'"indices": [1')
+    for number, damaged in (
+        (3, lines[:2] + lines[3:5]),  # "evaluated" is missing
+        (2, [lines[0], *lines[2:5]]),
+        (4, [*lines[:3], edited, lines[4]]),
+        (6, [*lines[:5], lines[4]]),
+    ):
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(directory.CorruptRunError, match=rf"seed_1/ledger\.jsonl: line {number}: its checksum"):
             run(tiny, tmp_path, Watch())
+        assert path.read_bytes() == b"".join(damaged)
+
+
+def rewrite(path, ledger):
+    """A ledger of these events, as if they had been written one after the other."""
+    path.unlink(missing_ok=True)
+    for event in ledger:
+        directory.append(path, event)
 
 
 def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_path):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path, Watch())
     path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    labelled = json.loads(lines[4])
-    labelled["labels"][0] = 9 - labelled["labels"][0]  # a person's answer that differs from the data set's
-    path.write_bytes(b"".join(lines[:4]) + json.dumps(labelled).encode() + b"\n")
+    ledger = directory.read(path)
+    labelled = ledger[4] | {"labels": [9 - ledger[4]["labels"][0], *ledger[4]["labels"][1:]]}
+    rewrite(path, [*ledger[:4], labelled])  # a person's answer that differs from the data set's
     run(experiment, tmp_path, Watch())
     again = directory.read(path)
     assert again[4] == labelled
-    assert again[5]["accuracy"] != json.loads(lines[5])["accuracy"]  # the model was fitted to that answer
-    assert len(again) == len(lines)
+    assert again[5]["accuracy"] != ledger[5]["accuracy"]  # the model was fitted to that answer
+    assert len(again) == len(ledger)
 
 
 def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(cheap, tiny, tmp_path):
     experiment = replace(tiny, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path, Watch())
     ahead, behind = (tmp_path / "mc_dropout" / "random" / f"seed_{s}" / "ledger.jsonl" for s in (0, 1))
-    lines = ahead.read_bytes().splitlines(keepends=True)
-    behind.write_bytes(b"".join(behind.read_bytes().splitlines(keepends=True)[:3]))
-    before = {index for line in lines[:2] for index in json.loads(line)["indices"]}
+    ledger = directory.read(ahead)
+    rewrite(behind, directory.read(behind)[:3])
+    before = {index for event in ledger[:2] for index in event["indices"]}
     asked = sorted(set(range(200)) - before)[:10]  # other points than the program would choose
     told = {"event": "labelled", "round": 0, "indices": asked, "labels": [7] * 10}
     queried = {"event": "queried", "round": 0, "indices": asked}
-    kept = b"".join(lines[:3]) + b"".join(json.dumps(event).encode() + b"\n" for event in (queried, told))
-    accuracies = [json.loads(lines[5])["accuracy"]]
-    for size in (len(kept), kept.index(b'{"event": "labelled"')):
-        ahead.write_bytes(kept[:size])
+    kept = [*ledger[:3], queried, told]
+    accuracies = [ledger[5]["accuracy"]]
+    for size in (len(kept), len(kept) - 1):
+        rewrite(ahead, kept[:size])
         run(experiment, tmp_path, Watch())
-        ledger = directory.read(ahead)
-        assert ledger[3] == queried
-        assert ledger[4]["indices"] == asked
-        assert (ledger[4] == told) == (size == len(kept))
-        accuracies.append(ledger[5]["accuracy"])
+        again = directory.read(ahead)
+        assert again[3] == queried
+        assert again[4]["indices"] == asked
+        assert (again[4] == told) == (size == len(kept))
+        accuracies.append(again[5]["accuracy"])
         assert of("finished", events(tmp_path, "mc_dropout/random", 1))
     assert len(set(accuracies)) == 3  # the model was fitted to what was told
 
@@ -506,3 +634,364 @@ def test_no_validation_and_no_initial_labels(cheap, tiny, tmp_path):
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert [ledger[0]["indices"], ledger[1]["indices"]] == [[], []]
     assert [event["labels"] for event in of("evaluated", ledger)] == [0, 10, 20]
+
+
+# -- oracles ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_oracle_is_asked_once_for_each_label_and_in_the_order_of_the_ledger(cheap, one, labels, tmp_path):
+    asked = Asked(labels)
+    run(one, tmp_path, Watch(), oracle=asked)
+    ledger = events(tmp_path, "mc_dropout/random", 0)
+    assert asked.calls == [e["indices"] for e in ledger if e["event"] in ("validation", "initial", "labelled")]
+    again = Asked(labels)
+    run(one, tmp_path, Watch(), oracle=again)
+    assert again.calls == []
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_between_queried_and_labelled_the_same_query_is_asked_again(cheap, one, labels, tmp_path, number, monkeypatch):
+    """`number`: the labels bought before are the start's and those of a round."""
+    asked, again = Asked(labels), Asked(labels)
+    record = directory.append
+
+    def crash(path, event):
+        if event.get("event") == "labelled" and len(asked.calls) == number + 1:
+            raise KeyboardInterrupt  # the oracle has answered, the answer is not on disk
+        record(path, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "append", crash)
+        with pytest.raises(KeyboardInterrupt):
+            run(one, tmp_path, Watch(), oracle=asked)
+    ledger = events(tmp_path, "mc_dropout/random", 0)
+    assert ledger[-1] == {"event": "queried", "round": number - 2, "indices": asked.calls[-1]}
+    monkeypatch.setattr(runner, "step_key", lambda key, r, purpose: jax.random.key(r))  # a selection anew would differ
+    run(one, tmp_path, Watch(), oracle=again)
+    assert again.calls[0] == asked.calls[-1]
+    bought = Counter(itertools.chain(*asked.calls, *again.calls))
+    assert {index for index, times in bought.items() if times > 1} == set(asked.calls[-1])
+    assert events(tmp_path, "mc_dropout/random", 0)[: len(ledger)] == ledger
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the line is dead"), TimeoutError("no answer"), KeyboardInterrupt()])
+def test_an_oracle_that_raises_leaves_the_round_at_queried(cheap, one, labels, tmp_path, error):
+    run(one, tmp_path / "whole", Watch())
+    calls = []
+
+    def answers(indices):
+        calls.append(indices.tolist())
+        found = []
+        for index in indices:
+            if len(calls) == 4 and len(found) == 2:  # the third item of the second query
+                raise error
+            found.append(labels[index])
+        return np.array(found)
+
+    with pytest.raises(type(error)):
+        run(one, tmp_path / "run", Watch(), oracle=answers)
+    assert events(tmp_path / "run", "mc_dropout/random", 0)[-1] == {
+        "event": "queried", "round": 1, "indices": calls[-1],
+    }  # fmt: skip
+    assert not (tmp_path / "run" / "run.lock").exists()
+    again = Asked(labels)
+    run(one, tmp_path / "run", Watch(), oracle=again)
+    assert again.calls[0] == calls[-1]
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda answer: answer[:-1], r"expected one for each of the 10 queried points .* got shape \(9,\)"),
+        (lambda answer: np.append(answer, 3), r"expected one for each of the 10 queried points .* got shape \(11,\)"),
+        (lambda answer: answer * 0 + 10, r"expected a class in \[0, 10\), got 10 for pool point \d+"),
+        (lambda answer: answer * 0 - 1, r"expected a class in \[0, 10\), got -1 for pool point \d+"),
+        (lambda answer: answer + 0.5, "expected integer classes"),
+        (lambda answer: [None] * len(answer), "expected integer classes, got None for pool point"),
+        (lambda answer: None, "expected one for each of the 10 queried points"),
+    ],
+)
+def test_a_wrong_answer_is_refused_and_nothing_of_it_is_written(cheap, one, labels, tmp_path, wrong, message):
+    run(one, tmp_path / "whole", Watch())
+    calls = []
+
+    def oracle(indices):
+        calls.append(indices.tolist())
+        return wrong(labels[indices]) if len(calls) == 4 else labels[indices]
+
+    with pytest.raises(LabelError, match=message):
+        run(one, tmp_path / "run", Watch(), oracle=oracle)
+    assert events(tmp_path / "run", "mc_dropout/random", 0)[-1] == {
+        "event": "queried", "round": 1, "indices": calls[-1],
+    }  # fmt: skip
+    run(one, tmp_path / "run", Watch(), oracle=oracle)
+    assert calls[4] == calls[3]
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("cost", [0, 1])
+def test_abstentions_are_recorded_charged_as_agreed_and_not_asked_again(cheap, one, labels, tmp_path, cost):
+    one = replace(one, labels=replace(one.labels, abstain_cost=cost))
+    asked = Asked(labels, some)
+    run(one, tmp_path, Watch(), oracle=asked)
+    ledger = events(tmp_path, "mc_dropout/random", 0)
+    every = list(itertools.chain(*asked.calls))
+    assert len(set(every)) == len(every)  # nothing is asked twice, whatever the answer was
+    for event in ledger:
+        if "labels" in event and "indices" in event:
+            told = [None if some(np.array(index)) else labels[index] for index in event["indices"]]
+            assert event["labels"] == told
+    training = [index for call in asked.calls[1:] for index in call]
+    given = [index for index in training if not some(np.array(index))]
+    assert 0 < len(given) < len(training)
+    paid = len(given) + cost * (len(training) - len(given))
+    assert paid == one.labels.training_labels == 32
+    last = of("evaluated", ledger)[-1]
+    assert (last["labels"], last["abstained"]) == (len(given), len(training) - len(given))
+    assert ledger[-1]["reason"] == "budget"
+    (row,) = [row for row in directory.results(tmp_path) if row.labels == paid]
+    assert (row.abstained, row.validation_labels) == (len(training) - len(given), VALIDATION)
+
+
+def test_an_oracle_that_abstains_is_as_good_as_the_points_that_it_answers(cheap, one, labels, tmp_path):
+    """What was abstained on reaches no training and no validation set."""
+    seen = []
+
+    def programs(*arguments):
+        made = made_up_programs(*arguments)
+
+        def fit(keys, labelled, validation, pool):
+            for known, size in ((labelled[0], int(labelled[0].count)), (validation[0], VALIDATION)):
+                indices = known.indices[:size]
+                assert not some(indices).any()
+                assert known.labels[:size].tolist() == labels[indices].tolist()
+            seen.append((set(validation[0].indices.tolist()), int(validation[0].count)))
+            return made.fit(keys, labelled, validation, pool)
+
+        def query(strategy, keys, committee, labelled, excluded, pool):
+            ledger = events(tmp_path, "mc_dropout/random", 0)
+            known = [event for event in ledger if "labels" in event and "indices" in event]
+            closed = set(known[0]["indices"])
+            closed |= {i for e in known for i, label in zip(e["indices"], e["labels"], strict=True) if label is None}
+            assert set(np.flatnonzero(excluded[0])) == closed
+            return made.query(strategy, keys, committee, labelled, excluded, pool)
+
+        return made._replace(fit=fit, query=query)
+
+    runner.programs_of = programs  # `cheap` puts the real ones back
+    run(one, tmp_path, Watch(), oracle=Asked(labels, some))
+    held_out = events(tmp_path, "mc_dropout/random", 0)[0]
+    given = {index for index, label in zip(held_out["indices"], held_out["labels"], strict=True) if label is not None}
+    assert 0 < len(given) < VALIDATION
+    assert seen == [(given, VALIDATION)] * 4  # some of them twice, so that no shape changes
+
+
+def test_an_oracle_that_never_answers(cheap, one, labels, tmp_path):
+    with pytest.raises(LabelError, match=r"seed_0: expected a label for at least one of 8 points for validation"):
+        run(one, tmp_path / "validation", Watch(), oracle=Asked(labels, lambda indices: indices >= 0))
+    for cost, reason, queries in ((1, "budget", 3), (0, "exhausted", 20)):
+        one = replace(one, labels=config.Labels(budget=32, initial=2, validation=0.0, abstain_cost=cost))
+        run(one, tmp_path / reason, Watch(), oracle=Asked(labels, lambda indices: indices >= 0))
+        ledger = events(tmp_path / reason, "mc_dropout/random", 0)
+        assert (ledger[-1]["reason"], len(of("queried", ledger))) == (reason, queries)
+        assert {event["labels"] for event in of("evaluated", ledger)} == {0}
+
+
+def test_a_run_with_abstentions_goes_on_from_any_event(cheap, one, labels, tmp_path, monkeypatch):
+    run(one, tmp_path / "whole", Watch(), oracle=Asked(labels, some))
+    for number in range(number_of_events(tmp_path / "whole")):
+        workdir = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at(patch, number)
+            with pytest.raises(KeyboardInterrupt):
+                run(one, workdir, Watch(), oracle=Asked(labels, some))
+        run(one, workdir, Watch(), oracle=Asked(labels, some))
+        assert files(workdir) == files(tmp_path / "whole"), number
+
+
+@pytest.mark.parametrize("policy", ["last", "majority"])
+def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one, labels, tmp_path, policy):
+    one = replace(one, labels=replace(one.labels, contradictions=policy))
+    run(one, tmp_path, Watch())
+    path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
+    ledger = directory.read(path)
+    told, (point, *_), (label, *_) = ledger[4], ledger[4]["indices"], ledger[4]["labels"]
+    other = (label + 1) % 10
+    more = {"event": "labelled", "round": 0, "indices": [point] * 3, "labels": [other, label, other]}
+
+    def accuracies(*events):
+        rewrite(path, [*ledger[:4], *events])
+        run(one, tmp_path, Watch())
+        assert directory.read(path)[4 : 4 + len(events)] == list(events)
+        return [event["accuracy"] for event in of("evaluated", directory.read(path))]
+
+    changed = told | {"labels": [other, *told["labels"][1:]]}
+    before, with_other = accuracies(told), accuracies(changed)
+    assert before != with_other
+    assert accuracies(told, more) == with_other  # 2 to 2, the last one
+    tie = more | {"indices": [point], "labels": [other]}
+    assert accuracies(told, tie) == with_other
+    twice = more | {"indices": [point] * 2, "labels": [label, other]}
+    assert accuracies(told, twice) == (with_other if policy == "last" else before)
+
+
+# -- the world around -------------------------------------------------------------------------------------------------
+
+
+def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, one, digits, tmp_path, monkeypatch):
+    other = tmp_path / "other" / "digits.npz"
+    other.parent.mkdir()
+    arrays = dict(np.load(digits))
+    arrays["labels"][17] = (arrays["labels"][17] + 1) % 10
+    np.savez(other, **arrays)
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(directory, "versions", lambda: {"jax": "1"})
+    run(one, workdir, Watch())
+    for change, env, differs in (
+        ({"data": config.Data(name=str(other))}, {"jax": "1"}, r"data: [0-9a-f]{64} != [0-9a-f]{64}"),
+        ({"training": replace(one.training, steps=31)}, {"jax": "1"}, r"training\.steps: 30 != 31"),
+        ({}, {"jax": "2"}, r"jax: 1 != 2"),
+    ):
+        changed = replace(one, **change)
+        monkeypatch.setattr(directory, "versions", lambda env=env: env)
+        before = files(workdir)
+        with pytest.raises(ConfigError, match=rf"holds another run \(there != now\): {differs}; choose another"):
+            run(changed, workdir, Watch())
+        with pytest.warns(UserWarning, match=rf"^goes on although it differs \(there != now\): {differs}$"):
+            run(changed, workdir, Watch(), allow_mismatch=True)
+        assert re.fullmatch(differs, directory.identity_of(workdir)["mismatches"][-1])
+        assert re.search(differs, directory.read(workdir / "warnings.jsonl")[-1]["message"])
+        assert files(workdir) == before
+        run(changed, workdir, Watch())
+        one = changed
+    assert len(directory.identity_of(workdir)["mismatches"]) == 3
+
+
+def test_hosts_are_compared_by_config_and_data_before_anything_is_written(cheap, one, tmp_path, monkeypatch):
+    seen = []
+
+    def disagree(digest):
+        seen.append(digest)
+        raise ConfigError("hosts: expected the same")
+
+    monkeypatch.setattr(runner, "check_hosts_agree", disagree)
+    for changed in (one, replace(one, seed=1), replace(one, data=replace(one.data, pool=150))):
+        with pytest.raises(ConfigError, match="hosts: expected the same"):
+            run(changed, tmp_path / "run", Watch())
+    assert not (tmp_path / "run").exists()
+    assert len(set(seen)) == 3
+    assert all(config.digest(one) in digest for digest in seen[:1])
+    assert data.load(one).fingerprint in seen[0]
+
+
+def test_a_clock_that_jumps_changes_nothing(cheap, one, tmp_path, monkeypatch):
+    run(one, tmp_path / "whole", Watch())
+    hours = itertools.count(10**9, -3600)
+
+    class Backwards(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls.fromtimestamp(next(hours), tz)
+
+    monkeypatch.setattr(time, "time", lambda: next(hours))
+    monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 10**9)
+    monkeypatch.setattr(lock, "datetime", Backwards)
+    run(one, tmp_path / "back", Watch())
+    assert files(tmp_path / "back") == files(tmp_path / "whole")
+    for name in files(tmp_path / "back", "metrics.jsonl"):
+        for line in directory.read(tmp_path / "back" / name):
+            assert all(0 <= seconds < 60 for seconds in line["seconds"].values())
+
+
+def test_a_relative_directory_is_resolved_once(cheap, one, tmp_path, monkeypatch):
+    for place in ("here", "elsewhere"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    class Moving(Watch):
+        def stage(self, text):
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            super().stage(text)
+
+    assert run(one, "runs/x", Moving()) == tmp_path / "here" / "runs" / "x"
+    assert of("finished", events(tmp_path / "here" / "runs" / "x", "mc_dropout/random", 0))
+    assert (tmp_path / "here" / "runs" / "x" / "table.md").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_one_is_refused_before_training(cheap, one, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    watch = Watch()
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be used as a run directory"):
+            run(one, workdir, watch)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"cannot be used as a run directory: .*no permission to write"):
+        run(one, tmp_path / "read_only", watch)
+    assert watch.lines == watch.compiled == []
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_warnings_are_kept_once_with_where_they_came_from(cheap, one, labels, tmp_path):
+    rounds = []
+
+    def oracle(indices):
+        warnings.warn("the annotator is\n  tired", RuntimeWarning, stacklevel=1)
+        if len(rounds) == 3:
+            warnings.warn("and bored", UserWarning, stacklevel=1)
+        rounds.append(indices)
+        return labels[indices]
+
+    with pytest.warns(RuntimeWarning, match="tired"), pytest.warns(UserWarning, match="bored"):
+        run(one, tmp_path, Watch(), oracle=oracle)
+    for name in ("ledger.jsonl", "metrics.jsonl"):
+        (tmp_path / "mc_dropout" / "random" / "seed_0" / name).unlink()
+    with pytest.warns(RuntimeWarning, match="tired"):  # again shown, not again written
+        run(one, tmp_path, Watch(), oracle=oracle)
+    assert directory.read(tmp_path / "warnings.jsonl") == [
+        {"where": "mc_dropout/random, start", "category": "RuntimeWarning", "message": "the annotator is tired"},
+        {"where": "mc_dropout/random, round 1", "category": "UserWarning", "message": "and bored"},
+    ]
+
+
+def test_a_pool_without_labels_needs_an_oracle(cheap, one, digits, labels, tmp_path):
+    arrays = dict(np.load(digits))
+    unlabelled = tmp_path / "unlabelled.npz"
+    np.savez(unlabelled, **{name: part for name, part in arrays.items() if name != "labels"})
+    one = replace(one, data=config.Data(str(unlabelled), classes=tuple("0123456789")))
+    with pytest.raises(
+        ConfigError, match=r"labels\.oracle: expected people for .*unlabelled\.npz, which has no labels"
+    ):
+        run(one, tmp_path / "run", Watch())
+    assert not (tmp_path / "run").exists()
+    run(one, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+    assert of("finished", events(tmp_path / "run", "mc_dropout/random", 0))
+
+
+def test_who_answers_is_one_or_the_other(cheap, one, digits, labels, tmp_path):
+    people = replace(one, labels=replace(one.labels, oracle="people"))
+    with pytest.raises(
+        ConfigError, match=r"labels\.oracle: expected simulated, for an oracle of one's own, found people"
+    ):
+        run(people, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+    arrays = dict(np.load(digits))
+    np.savez(tmp_path / "unlabelled.npz", **{name: part for name, part in arrays.items() if name != "labels"})
+    unlabelled = config.Data(str(tmp_path / "unlabelled.npz"), classes=tuple("0123456789"))
+    balanced = replace(one, data=unlabelled, labels=replace(one.labels, balanced=True))
+    with pytest.raises(ConfigError, match=r"labels\.balanced: expected false for .*, which has no labels, found true"):
+        run(balanced, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_without_a_test_set_it_is_evaluated_on_the_labels_for_validation(
+    cheap, tiny, digits, labels, tmp_path, together
+):
+    np.savez(tmp_path / "pool.npz", **{name: np.load(digits)[name] for name in ("inputs", "labels")})
+    experiment = replace(tiny, together=together, data=config.Data(str(tmp_path / "pool.npz")))
+    run(experiment, tmp_path / "run", Watch(), oracle=Asked(labels, some))
+    for seed in range(SEEDS):
+        ledger = events(tmp_path / "run", "mc_dropout/bald", seed)
+        given = sum(label is not None for label in ledger[0]["labels"])
+        assert {(event["on"], event["points"]) for event in of("evaluated", ledger)} == {("validation", given)}

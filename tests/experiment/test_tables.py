@@ -8,8 +8,28 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
+from bdal.experiment.analysis import analyse
 from bdal.experiment.directory import Row
-from bdal.experiment.tables import caption, comma_separated, markdown, rich_table, student_t, summarise, write
+from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, seeds_needed
+from bdal.experiment.tables import (
+    as_markdown,
+    caption,
+    comma_separated,
+    comparison_table,
+    conclusion,
+    labels_table,
+    markdown,
+    notes,
+    pairs_table,
+    penalty_table,
+    rich_table,
+    seeds_table,
+    standings_table,
+    student_t,
+    summarise,
+    verdict,
+    write,
+)
 
 COUNTS = (20, 40, 60, 100)
 
@@ -167,7 +187,8 @@ def test_terminal_table_fits(width):
     assert max(map(len, lines)) <= width
     assert "…" not in text.getvalue()
     assert "\x1b" not in text.getvalue()
-    assert [line.split()[0] for line in lines if line.startswith(("mc_", "deep_"))] == ["mc_dropout", "deep_ensemble"]
+    body = lines[: next(i for i, line in enumerate(lines) if line.startswith("4 seeds; "))]
+    assert [line.split()[0] for line in body if line.startswith(("mc_", "deep_"))] == ["mc_dropout", "deep_ensemble"]
     assert sum("±" in line for line in lines) >= 6
 
 
@@ -175,3 +196,128 @@ def test_write(tmp_path):
     summary = write(make_rows(), tmp_path)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == markdown(summary)
     assert (tmp_path / "table.csv").read_text() == comma_separated(summary)
+
+
+# -- the tables of an analysis ---------------------------------------------------------------------------------------
+
+
+def made(seeds, gains, posterior="mc_dropout") -> list[Row]:
+    """Lines from 0.5 + noise to 0.9, and on each strategy its gain (a share of a point more with each seed)."""
+    noise = np.random.default_rng(0).normal(0, 0.01, seeds)
+    return [
+        Row(
+            posterior, name, seed, n, 25, 0.5 + 0.004 * (n - 20) + noise[seed] + gain * (1 + 0.01 * seed), 0.5, 0.2, 0.1
+        )
+        for name, gain in gains.items()
+        for seed in range(seeds)
+        for n in (20, 60, 120)
+    ]
+
+
+@pytest.fixture(scope="module")
+def analysis():
+    return analyse(made(10, {"random": 0.0, "margin": 0.05, "bald": -0.03, "copy": 0.0}), "mc_dropout")
+
+
+def test_tables_fit_their_heads(analysis):
+    for table in (standings_table, comparison_table, pairs_table, penalty_table, labels_table, seeds_table):
+        heads, lines = table(analysis)
+        assert lines
+        assert {len(line) for line in lines} == {len(heads)}
+        text = as_markdown(heads, lines)
+        assert len({len(line) for line in text.splitlines()}) == 1
+        assert not any(bad in text for bad in ("nan", "inf", "None"))
+
+
+def test_comparison_table_says_what_was_found(analysis):
+    heads, lines = comparison_table(analysis)
+    assert heads == ["strategy", "pairs", "− random (%)", "BCa", "better on", "p", "Holm p", "verdict"]
+    assert [line[0] for line in lines] == ["margin", "copy", "bald"]
+    margin, copy, bald = lines
+    found = analysis.against[0]
+    low, high = (100 * (found.difference.mean + side * found.difference.half) for side in (-1, 1))
+    assert margin[2] == f"{100 * found.difference.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    assert margin[2].startswith("+5.2")
+    assert margin[3] == f"[{100 * found.bca.low:+.2f}, {100 * found.bca.high:+.2f}]"
+    assert margin[4:] == ["10 of 10", "0.002", "0.006", HIGHER]
+    assert copy[2:] == ["+0.00 [+0.00, +0.00]", "–", "0 of 10", "1.000", "1.000", SAME]
+    assert bald[4:] == ["0 of 10", "0.002", "0.006", LOWER]
+    assert [line[-1] for line in pairs_table(analysis)[1]] == [HIGHER, HIGHER, HIGHER, SAME, HIGHER, HIGHER]
+
+
+def test_penalty_and_labels_and_seeds_tables(analysis):
+    heads, lines = penalty_table(analysis)
+    assert heads == ["beats", "margin", "copy", "random", "bald"]
+    assert lines[0] == ["margin", "–", "1.00", "1.00", "1.00"]
+    assert lines[-1] == ["is beaten", "0.00", "0.33", "0.33", "1.00"]
+
+    heads, lines = labels_table(analysis)
+    assert heads == ["accuracy (%)", "strategy", "labels", "p", "Holm p", "verdict"]
+    at_90 = {line[1]: line[2:] for line in lines if line[0] == "90"}
+    assert at_90["margin"] == ["120 (10 of 10 seeds)", *at_90["margin"][1:]]
+    assert at_90["bald"][0] == "> 120 (0 of 10 seeds)"
+    assert at_90["random"][1:] == ["–", "–", "–"]
+    assert at_90["margin"][-1] in ("fewer labels", SAME)
+
+    heads, lines = seeds_table(analysis)
+    assert heads[-4:] == ["for 0.5", "for 1", "for 2", "for 5"]
+    need = analysis.needed[0]
+    ends = [seeds_needed(0.005, sd, comparisons=3) for sd in (need.sd, *need.sd_range)]
+    assert lines[0][4] == f"{ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def test_standings_table(analysis):
+    heads, lines = standings_table(analysis)
+    assert heads == ["strategy", "seeds", "area (%)", "interquartile mean"]
+    best = analysis.standings[0]
+    assert lines[0][2] == f"{100 * best.area.mean:.1f} ± {100 * best.area.half:.1f}"
+    assert lines[0][3].startswith(f"{100 * best.interquartile_mean:.1f} [")
+
+
+def test_conclusion(analysis):
+    text = conclusion(analysis)
+    assert text.startswith(
+        "Area under accuracy from 20 to 120 labels, mc_dropout, 10 paired seeds: higher than random: margin; "
+    )
+    assert "lower than random: bald; cannot be told apart from it: copy" in text
+    assert "5 % after Holm's correction for 3 comparisons" in text
+    assert "no proof that they are equal" in text
+
+    few = conclusion(analyse(made(5, {"random": 0.0, "margin": 0.3}), "mc_dropout"))
+    assert "5 paired seeds are too few to tell any strategy from random" in few
+    assert few.endswith("(a two-sided Wilcoxon test needs 6 pairs to reach 5 %).")
+    more = analyse(made(6, {"random": 0.0, "a": 0.3, "b": 0.2}), "mc_dropout")
+    assert "6 paired seeds are too few" in conclusion(more)
+    assert "needs 7 pairs to reach 5 % after Holm's correction for 2 comparisons" in conclusion(more)
+    assert {verdict(found) for found in more.against} == {f"{TOO_FEW} (7 needed)"}
+    assert "1 paired seed is too few" in conclusion(analyse(made(1, {"random": 0.0, "a": 0.3}), "mc_dropout"))
+    assert conclusion(analyse(made(6, {"a": 0.3, "b": 0.2}), "mc_dropout")) == ""
+
+    rows = made(7, {"random": 0.0, "a": 0.1})
+    left = conclusion(analyse(rows, "mc_dropout", finished={(r.strategy, r.seed) for r in rows} - {("a", 3)}))
+    assert "6 paired seeds: higher than random: a (exact" in left
+    assert left.endswith("Left out, not finished: 1 seed of a.")
+
+
+def test_conclusions_stand_below_the_table_of_a_run():
+    rows = made(6, {"random": 0.0, "margin": 0.1}) + made(6, {"random": 0.0, "margin": -0.1}, "deep_ensemble")
+    summary = summarise(rows)
+    assert [text.split(", ")[1] for text in summary.conclusions] == ["mc_dropout", "deep_ensemble"]
+    assert "higher than random: margin" in summary.conclusions[0]
+    assert "lower than random: margin" in summary.conclusions[1]
+    assert markdown(summary).endswith("\n\n".join([caption(summary), *summary.conclusions]) + "\n")
+    text = io.StringIO()
+    Console(file=text, width=120).print(rich_table(summary, 120))
+    assert "higher than random: margin" in " ".join(text.getvalue().split())
+    # a strategy that has not come to the end on every seed is no part of it
+    going = [row for row in rows if (row.strategy, row.seed, row.labels) != ("margin", 2, 120)]
+    assert summarise(going).conclusions == ()
+
+
+def test_notes_warn_of_few_seeds(analysis):
+    assert not any("too narrow" in note for note in notes(analysis))
+    few = analyse(made(5, {"random": 0.0, "a": 0.1}), "mc_dropout", metric="nll")
+    assert any("too narrow for so few seeds" in note for note in notes(few))
+    assert "mean of NLL over 20 to 120 labels" in notes(few)[0]
+    assert comparison_table(few)[0][2] == "− random"
+    assert labels_table(few)[1] == []

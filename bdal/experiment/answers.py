@@ -1,0 +1,552 @@
+"""People as oracles by files: a query as CSV, images and Label Studio tasks; answers from CSV and Label Studio exports.
+
+    query/query.csv           pool_index,image,label (and name): fill in `label` and give the file to `bdal tell`
+    query/tasks.json          the same points as Label Studio tasks
+    query/label_config.xml    Label Studio's labelling interface for these classes
+    query/images/12.png       the image of pool point 12, where points are images
+
+An answer is a class name, or a class number where no class is named like a number; "abstain" and "?" say that it cannot
+be told; nothing at all is no answer yet. What is neither is refused with the file, the row and what was expected.
+
+Formats: RFC 4180 for CSV, and for Label Studio its documentation's "Label Studio JSON format of annotated tasks" and
+"Set up local project storage" with the exports of version 1.23.
+"""
+
+import base64
+import csv
+import difflib
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from bdal.errors import LabelError
+from bdal.experiment.directory import write_atomic
+from bdal.pool import ABSTAIN
+
+SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
+INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json
+LARGEST = 256 * 2**20  # bytes of a file of answers
+COLUMNS = ("pool_index", "image", "label")
+ABSTAINS = ("abstain", "?")
+WIDE_DOLLAR = "\uff04"
+HOTKEYS = "1234567890abcdefgijklmnoprstuvwxyz"  # h and q are for help and quit
+SHOWN = {"png", "jpg", "jpeg", "gif", "webp", "bmp"}  # what every browser shows; other files become PNG
+
+
+class Answers(NamedTuple):
+    """What a file says: one entry an answer, several for a point that was answered several times, oldest first."""
+
+    indices: np.ndarray  # [A] int64 pool indices
+    labels: np.ndarray  # [A] int32 classes, ABSTAIN where it cannot be told
+    source: dict[str, str]  # {"file": its name, "sha256": of its bytes}
+
+
+# -- a query goes out ------------------------------------------------------------------------------------------------
+
+
+def write_query(
+    folder: str | Path,
+    *,
+    indices: Any,
+    inputs: Any,
+    class_names: Sequence[str],
+    round: int,
+    files: Sequence[str | Path] | None = None,
+    names: Sequence[str] | None = None,
+    image_root: str | None = None,
+) -> None:
+    """The open query as files in `folder`; the same query gives the same bytes. Images of earlier queries are removed.
+
+    Points are images where `inputs` is `[N, H, W]` or `[N, H, W, 1 or 3]`, or where there are `files`: those are copied
+    as they are. Other points have a name only. A `query.csv` with answers in it is never overwritten: it stays if it is
+    this query's, and is moved to `query-<digest>.csv` if it is another's.
+
+    Args:
+      folder: made if it is not there.
+      indices: `[Q]` pool indices in the order of asking.
+      inputs: `[N, ...]` the whole pool.
+      class_names: C names, all different.
+      round: the round that asks; part of the tasks.
+      files: N image files, where the pool was read from some.
+      names: N names for people to read; by default those of the files.
+      image_root: where Label Studio finds the images. "inline" writes them into tasks.json, anything else is put before
+        their names, as "/data/local-files/?d=query/images/" is for Label Studio's local storage. By default inline if
+        all come to 4 MiB or less, otherwise local storage below the folder that `folder` is in.
+
+    Raises:
+      ValueError: class names that are empty or the same, indices outside the pool, a file that is no image.
+      OSError: an image file that cannot be read, or a folder that cannot be written.
+    """
+    class_names = check_class_names(class_names)
+    indices = _indices(indices, len(inputs))
+    folder = Path(folder)
+    if names is None and files is not None:
+        names = [Path(file).name for file in files]
+    titles = [_readable(names[index]) if names is not None else f"pool point {index}" for index in indices]
+    span = gray_span(inputs) if files is None else (0.0, 1.0)
+    pictures = [picture(index, inputs, files, span=span, side=SIDE) for index in indices]
+    images = {f"{i}.{p.ending}": p for i, p in zip(indices, pictures, strict=True) if p is not None}
+    images_of = [f"{i}.{p.ending}" if p is not None else "" for i, p in zip(indices, pictures, strict=True)]
+
+    if image_root is None and sum(len(image.content) for image in images.values()) <= INLINE:
+        image_root = "inline"
+    image_root = image_root or f"/data/local-files/?d={folder.resolve().name}/images/"
+    tasks, rows = [], []
+    for index, title, image in zip(indices, titles, images_of, strict=True):
+        shown = {"image": _address(image_root, image, images[image])} if image else {}
+        tasks.append({"data": {"pool_index": index, "round": round, "name": title} | shown})
+        row = {"pool_index": index, "image": f"images/{image}" if image else "", "label": ""}
+        rows.append(row | ({"name": _no_formula(title)} if names is not None else {}))
+
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        _put(folder / "images" / name, image.content)
+    _put(folder / "label_config.xml", label_config(class_names, images=bool(images)))
+    _put(folder / "tasks.json", json.dumps(tasks, indent=1) + "\n")
+    _put_query(folder / "query.csv", _csv(rows), set(indices))
+    for old in (folder / "images").iterdir():
+        if re.fullmatch(r"\d+\.[a-z]+", old.name) and old.name not in images:
+            old.unlink()
+
+
+def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; a ValueError if one is empty, padded, has control characters or comes twice."""
+    names = tuple(class_names)
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or name != name.strip():
+            raise ValueError(f"class_names: expected names without spaces around them, got {name!r}")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise ValueError(f"class_names: expected names without control characters, got {name!r}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"class_names: expected different names, got {twice[0]!r} {names.count(twice[0])} times")
+    return names
+
+
+class Picture(NamedTuple):
+    """An image as the bytes of a file and the ending that says their format."""
+
+    content: bytes
+    ending: str
+
+
+def picture(
+    index: int,
+    inputs: Any,
+    files: Sequence[str | Path] | None = None,
+    *,
+    span: tuple[float, float] | None = None,
+    side: int = 1,
+) -> Picture | None:
+    """What a person is shown of pool point `index`: its file as it is, or its array as PNG; None if it is no image.
+
+    Arrays `[H, W]` and `[H, W, 1 or 3]` become bytes by `255 (x - low) / (high - low)` and are enlarged by a whole
+    number of times, every pixel a square, to `side` pixels at least. `span` is (low, high), by default
+    `gray_span(inputs)`: the same for the whole pool, so that bright stays bright.
+
+    >>> picture(0, np.zeros((1, 4, 4)), side=8).content[:4]
+    b'\\x89PNG'
+    >>> picture(0, np.zeros((1, 512))) is None
+    True
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if files is not None:
+        file = Path(files[index])
+        ending = file.suffix[1:].lower()
+        if ending in SHOWN:
+            return Picture(file.read_bytes(), ending)
+        try:
+            with Image.open(file) as image:
+                return Picture(_png(image.convert("RGB")), "png")
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{file}: expected an image, found something else") from error
+    if not is_images(inputs):
+        return None
+    low, high = gray_span(inputs) if span is None else span
+    pixels = np.asarray(inputs[index], dtype=np.float64)  # [H, W] or [H, W, 1 or 3]
+    pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+    pixels = np.rint(255 * np.clip((pixels - low) / ((high - low) or 1.0), 0, 1)).astype(np.uint8)
+    times = -(-side // min(pixels.shape[:2]))
+    return Picture(_png(Image.fromarray(np.repeat(np.repeat(pixels, times, axis=0), times, axis=1))), "png")
+
+
+def is_images(inputs: Any) -> bool:
+    """Whether a pool is images: `[N, H, W]`, or `[N, H, W, 1 or 3]`."""
+    shape = np.shape(inputs)
+    return len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+
+
+def gray_span(inputs: Any) -> tuple[float, float]:
+    """What is black and what is white: (0, 1) where the pool is within, otherwise its least and largest number.
+
+    >>> gray_span(np.array([[0.0, 0.5]])), gray_span(np.array([[-1.0, 3.0]]))
+    ((0.0, 1.0), (-1.0, 3.0))
+    """
+    low, high = float(np.min(inputs)), float(np.max(inputs))
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
+
+def hotkeys(class_names: Sequence[str]) -> list[str]:
+    """A key for each class, "" where they run out: names of one character themselves, otherwise 1 ... 9, 0, a, b ...
+
+    Letters stand for both cases unless the classes tell them apart; h and q are left for help and quit.
+
+    >>> hotkeys(["0", "1", "2"]), hotkeys(["cat", "dog"]), hotkeys(["A", "b"])
+    (['0', '1', '2'], ['1', '2'], ['a', 'b'])
+    """
+    if all(len(name) == 1 and name != "?" for name in class_names):
+        lower = [name.lower() for name in class_names]
+        return lower if len(set(lower)) == len(lower) else list(class_names)
+    return [HOTKEYS[place] if place < len(HOTKEYS) else "" for place in range(len(class_names))]
+
+
+def label_config(class_names: Sequence[str], *, images: bool) -> str:
+    """Label Studio's labelling interface: the image (or name) of a task, one choice of the classes or "abstain".
+
+    The first ten choices have hotkeys, further ones get theirs from Label Studio.
+    """
+    view = ElementTree.Element("View")
+    if images:
+        ElementTree.SubElement(view, "Image", name="item", value="$image", maxWidth="480px", smoothing="false")
+    ElementTree.SubElement(view, "Text", name="name" if images else "item", value="$name")
+    choices = ElementTree.SubElement(
+        view, "Choices", name="label", toName="item", choice="single-radio", showInline="true", required="true"
+    )
+    for name, key in zip(class_names, hotkeys(class_names), strict=True):
+        hotkey = {"hotkey": key} if key.isdecimal() else {}
+        value = name.replace("$", WIDE_DOLLAR)  # after a $ Label Studio looks for a field of the task
+        ElementTree.SubElement(choices, "Choice", {"value": value} | hotkey)
+    if ABSTAINS[0] not in class_names:
+        ElementTree.SubElement(choices, "Choice", value=ABSTAINS[0], hint="it cannot be told")
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
+def _indices(indices: Any, num_points: int) -> list[int]:
+    values = np.asarray(indices)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise ValueError(f"indices: expected integers [Q], got {values.dtype} of shape {values.shape}")
+    found = values.tolist()
+    if wrong := [index for index in found if not 0 <= index < num_points]:
+        raise ValueError(f"indices: expected pool indices in [0, {num_points}), got {wrong[0]}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"indices: expected different points, got {found[:5]}")
+    return found
+
+
+def _png(image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _address(image_root: str, name: str, image: Picture) -> str:
+    if image_root != "inline":
+        return image_root + name
+    kind = "jpeg" if image.ending == "jpg" else image.ending
+    return f"data:image/{kind};base64,{base64.b64encode(image.content).decode()}"
+
+
+def _readable(name: Any) -> str:
+    """A name in one line of text that every encoding of the files can hold."""
+    text = str(name).encode("utf-8", "backslashreplace").decode()
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def _no_formula(text: str) -> str:
+    """Text that a spreadsheet shows and does not compute: after a ' where it starts like a formula (CWE-1236)."""
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") else text
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    fields = [*COLUMNS, "name"] if rows and "name" in rows[0] else list(COLUMNS)
+    writer = csv.DictWriter(file, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _put(path: Path, content: str | bytes) -> None:
+    content = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
+def _put_query(path: Path, content: str, indices: set[int]) -> None:
+    """Write `query.csv`, but never over answers: those to the same points stay, those to others are moved aside."""
+    if path.exists():
+        there = path.read_bytes()
+        try:
+            rows = _csv_rows(_text(there, path.name), path.name)
+            answered = any(label for _, _, label, _ in rows)
+            same = {_pool_index(index, where) for where, index, _, _ in rows} == indices
+        except LabelError:  # somebody's work, if not a query
+            answered, same = True, False
+        if answered and same:
+            return
+        if answered:
+            path.replace(path.with_name(f"query-{hashlib.sha256(there).hexdigest()[:8]}.csv"))
+    _put(path, content)
+
+
+# -- answers come in -------------------------------------------------------------------------------------------------
+
+
+def read_answers(path: str | Path, *, class_names: Sequence[str]) -> Answers:
+    """The answers in a CSV file, or in a Label Studio export as CSV, JSON or JSON-MIN; the file is read once.
+
+    In a CSV the columns `pool_index` and `label` count, in any order, with commas, semicolons or tabs between them;
+    other columns, blank rows and the order of rows do not. Spreadsheets and data frames write 3 as `3.0`: it is 3. Of
+    rows that repeat a point's last answer one is kept; rows that differ are all kept.
+
+    In an export, every annotation of a task is an answer, in the order in which they were made; a skipped task is an
+    abstention. (JSON-MIN leaves out what was skipped.) Which answer counts is not decided here.
+
+    Args:
+      path: the file; UTF-8, with or without byte-order mark.
+      class_names: C names, all different.
+
+    Raises:
+      LabelError: not such a file, or an answer that is no class, naming file, row or task, and what was expected.
+
+    >>> import tempfile; folder = tempfile.TemporaryDirectory(); file = Path(folder.name) / "answers.csv"
+    >>> _ = file.write_text("pool_index,label\\n12,dog\\n7,?\\n31,\\n")
+    >>> answers = read_answers(file, class_names=["cat", "dog"]); folder.cleanup()
+    >>> answers.indices.tolist(), answers.labels.tolist() == [1, ABSTAIN], answers.source["file"]
+    ([12, 7], True, 'answers.csv')
+    """
+    class_names = check_class_names(class_names)
+    path = Path(path)
+    content = _read(path)
+    text = _text(content, path.name)
+    as_json = path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{")
+    found = _from_json(text, path.name) if as_json else _from_csv(text, path.name)
+    answers = [answer for answer in (_classed(item, class_names) for item in found) if answer is not None]
+    order = {index: place for place, index in reversed(list(enumerate(answer.index for answer in answers)))}
+    answers.sort(key=lambda answer: (order[answer.index], answer.made))  # stable: rows without a time stay in order
+    kept = [answer for place, answer in enumerate(answers) if not place or not _repeats(answer, answers[place - 1])]
+    return Answers(
+        np.array([answer.index for answer in kept], np.int64),
+        np.array([answer.label for answer in kept], np.int32),
+        {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()},
+    )
+
+
+class _Answer(NamedTuple):
+    where: str  # "answers.csv: row 3"
+    index: int
+    label: Any  # as it was written, then the class
+    made: tuple[float, int]  # when, and the annotation's number: what answers to the same point are ordered by
+    annotation: Any  # whose answer it is; None for a plain row
+    skipped: bool = False
+
+
+def _repeats(answer: _Answer, before: _Answer) -> bool:
+    """The same row again, not the same answer of somebody else."""
+    return (answer.index, answer.label, answer.annotation) == (before.index, before.label, before.annotation)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise LabelError(f"{path}: expected a file of answers, found {'a folder' if path.is_dir() else 'no file'}")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > LARGEST:
+        raise LabelError(f"{path}: expected at most {LARGEST >> 20} MiB of answers, found more")
+    return content
+
+
+def _text(content: bytes, name: str) -> str:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise LabelError(f'{name}: expected UTF-8 text, found UTF-16; save it as "CSV UTF-8"')
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise LabelError(
+            f"{name}: row {row}: expected UTF-8 text, found the byte 0x{content[error.start]:02x}; save it as "
+            '"CSV UTF-8"'
+        ) from error
+    if "\0" in text:
+        raise LabelError(
+            f"{name}: row {text.count(chr(10), 0, text.index(chr(0))) + 1}: expected text, found a NUL byte"
+        )
+    return text
+
+
+def _from_csv(text: str, name: str) -> list[_Answer]:
+    return [
+        _Answer(
+            where, _pool_index(index, where), label, *_made(extra.get("created_at"), extra.get("annotation_id"), where)
+        )
+        for where, index, label, extra in _csv_rows(text, name)
+    ]
+
+
+def _csv_rows(text: str, name: str) -> list[tuple[str, str, str, dict[str, str]]]:
+    """(where, pool index, label, other columns) of each row that is not blank."""
+    header = text.lstrip("\r\n").splitlines()[:1]
+    wanted = {"pool_index", "label"}
+    fits = [mark for mark in ",;\t" if header and wanted <= {field.strip(' "') for field in header[0].split(mark)}]
+    if not fits:
+        raise LabelError(
+            f"{name}: row 1: expected a line of column names with pool_index and label, found {_short(header)}"
+        )
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=fits[0], strict=True)
+    columns, rows = [], []
+    try:
+        for cells in reader:
+            cells, where = [cell.strip() for cell in cells], f"{name}: row {reader.line_num}"
+            if not any(cells):
+                continue
+            if not columns:
+                columns = cells
+                if twice := [column for column in wanted if columns.count(column) != 1]:
+                    raise LabelError(f"{where}: expected one column {twice[0]}, found {columns.count(twice[0])}")
+                continue
+            if any(cells[len(columns) :]):
+                raise LabelError(f"{where}: expected {len(columns)} cells as in the first row, found {len(cells)}")
+            row = dict(zip(columns, [*cells, *[""] * len(columns)], strict=False))
+            rows.append((where, row["pool_index"], row["label"], row))
+    except csv.Error as error:
+        raise LabelError(f"{name}: row {reader.line_num}: expected CSV: {error}") from error
+    return rows
+
+
+def _from_json(text: str, name: str) -> list[_Answer]:
+    try:
+        tasks = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{name}: expected JSON: {error}") from error
+    tasks = [tasks] if isinstance(tasks, dict) else tasks
+    if not isinstance(tasks, list):
+        raise LabelError(f"{name}: expected a list of tasks, found {_short(tasks)}")
+    found = []
+    for number, task in enumerate(tasks, start=1):
+        where = f"{name}: task {number}"
+        if not isinstance(task, dict):
+            raise LabelError(f"{where}: expected a JSON object, found {_short(task)}")
+        where += f" (id {task['id']})" if isinstance(task.get("id"), int) else ""
+        found += _annotations(task, where) if "data" in task else [_minimal(task, where)]
+    return found
+
+
+def _annotations(task: dict[str, Any], where: str) -> list[_Answer]:
+    """Of a task in the full export: an answer an annotation."""
+    data, annotations = task["data"], task.get("annotations")
+    if not isinstance(data, dict) or "pool_index" not in data:
+        raise LabelError(f"{where}: expected a pool_index in its data, found {_short(data)}")
+    if not isinstance(annotations, list):
+        raise LabelError(f"{where}: expected annotations, found {_short(annotations)}; is this the file to import?")
+    index, found = _pool_index(data["pool_index"], where), []
+    for annotation in annotations:
+        if not isinstance(annotation, dict):
+            raise LabelError(f"{where}: expected an annotation, found {_short(annotation)}")
+        made = _made(annotation.get("created_at"), annotation.get("id"), where)
+        skipped = bool(annotation.get("was_cancelled") or annotation.get("skipped"))
+        label = "" if skipped else _choice(annotation.get("result"), where)
+        found.append(_Answer(where, index, label, *made, skipped))
+    return found
+
+
+def _choice(results: Any, where: str) -> Any:
+    """The one choice among an annotation's results; "" if there is none."""
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise LabelError(f"{where}: expected a list of results, found {_short(results)}")
+    named = [result for result in results if result.get("from_name") == "label"]
+    if results and not named:
+        names = sorted({str(result.get("from_name")) for result in results})
+        raise LabelError(f'{where}: expected an answer to "label" of label_config.xml, found {", ".join(names)[:80]}')
+    values = [result.get("value") for result in named]
+    if any(not isinstance(value, dict) or not isinstance(value.get("choices"), list) for value in values):
+        raise LabelError(f"{where}: expected choices, found {_short(values)}")
+    choices = [choice for value in values for choice in value["choices"]]
+    if len(choices) > 1:
+        raise LabelError(f"{where}: expected one choice, found {len(choices)}: {_short(choices)}")
+    return choices[0] if choices else ""
+
+
+def _minimal(task: dict[str, Any], where: str) -> _Answer:
+    """Of a task in the JSON-MIN export, which is one annotation."""
+    if "pool_index" not in task:
+        raise LabelError(f"{where}: expected a pool_index, found {_short(sorted(task))}")
+    made = _made(task.get("created_at"), task.get("annotation_id"), where)
+    return _Answer(where, _pool_index(task["pool_index"], where), task.get("label"), *made)
+
+
+def _made(created: Any, annotation: Any, where: str) -> tuple[tuple, Any]:
+    """What orders the answers to one point: when they were made, then their number."""
+    number = int(annotation) if isinstance(annotation, int) or str(annotation or "").isdecimal() else 0
+    if created in (None, ""):
+        return (0.0, number), annotation or None
+    try:
+        time = datetime.fromisoformat(created)
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"{where}: expected a time in created_at, found {_short(created)}") from error
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp(), number), annotation or None
+
+
+def _pool_index(value: Any, where: str) -> int:
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    number = _whole(text) if isinstance(text, str) else None
+    if number is None or not 0 <= number < 2**31:
+        raise LabelError(f"{where}: pool_index: expected the number of a pool point, found {_short(value)}")
+    return number
+
+
+def _classed(answer: _Answer, class_names: tuple[str, ...]) -> _Answer | None:
+    """The answer with its class; None if there is none yet."""
+    label = answer.label
+    if answer.skipped:
+        return answer._replace(label=ABSTAIN)
+    if label is None or label == "":
+        return None
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        raise LabelError(f"{answer.where}: label: expected one class, found {_short(label)}")
+    text = str(label).strip()
+    for name in (text, text.removeprefix("'"), text.replace(WIDE_DOLLAR, "$")):  # ' says: this is text
+        if name in class_names:
+            return answer._replace(label=class_names.index(name))
+    if text.lower() in ABSTAINS:
+        return answer._replace(label=ABSTAIN)
+    number = _whole(text)
+    if number is not None and str(number) in class_names:
+        return answer._replace(label=class_names.index(str(number)))
+    numbered = not any(_whole(name) is not None for name in class_names)
+    if number is not None and numbered and 0 <= number < len(class_names):
+        return answer._replace(label=number)
+    near = difflib.get_close_matches(text, class_names, n=1)
+    few = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+    numbers = f", a class number 0 .. {len(class_names) - 1}" if numbered else ""
+    raise LabelError(
+        f"{answer.where}: label: expected a class name ({few}){numbers} or {ABSTAINS[0]}, found {_short(label)}"
+        + (f"; perhaps {near[0]}" if near else "")
+    )
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a text is, 3 and 3.0 alike; None if it is none."""
+    found = re.fullmatch(r"([+-]?[0-9]{1,12})(\.0*)?", text.strip())
+    return int(found[1]) if found else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,196 @@
+"""One seed's ledger: its events, and what they say was labelled before a round.
+
+An event is written once. Whoever comes back to a place in the ledger gets the event that is there.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bdal.errors import LabelError
+from bdal.experiment import directory
+from bdal.pool import ABSTAIN, LabelledSet, check_answers, extend
+
+START = -1  # the round of the labels to start with, where people answer
+
+
+class Sets(NamedTuple):
+    """What is known of the pool before a round; preallocated, so that shapes never change."""
+
+    labelled: LabelledSet
+    validation: LabelledSet
+    excluded: np.ndarray  # [N], validation and abstained points: not to be queried
+    abstained: int  # training labels that were asked for and not given
+
+
+class Ledger:
+    """The events of one (posterior, strategy, seed), in memory and on disk."""
+
+    def __init__(self, seed: int, folder: Path):
+        self.seed = seed
+        self.folder = folder
+        self.events = directory.read(folder / "ledger.jsonl")
+        self._places = {}
+        for event in self.events:
+            self._places.setdefault((event.get("event"), event.get("round")), event)
+        self._measured = {line.get("round") for line in directory.read(folder / "metrics.jsonl")}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.events) and self.events[-1].get("event") == "finished"
+
+    def find(self, kind: str, number: int | None = None) -> dict[str, Any] | None:
+        """The event of a kind, of a round where it has one; None if it has not come that far."""
+        return self._places.get((kind, number))
+
+    def record(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event as the ledger has it: the one that is there, or this one, now on disk."""
+        known = self.find(event["event"], event.get("round"))
+        return self.add(event) if known is None else known
+
+    def add(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Append an event."""
+        event = directory.plain(event)
+        directory.append(self.folder / "ledger.jsonl", event)
+        self.events.append(event)
+        self._places.setdefault((event["event"], event.get("round")), event)
+        return event
+
+    def measure(self, facts: dict[str, Any]) -> None:
+        """Add a line with seconds to the metrics, once a round."""
+        if facts["round"] not in self._measured:
+            directory.append(self.folder / "metrics.jsonl", facts)
+            self._measured.add(facts["round"])
+
+    # -- queries and answers
+
+    def queried(self, number: int) -> list[int]:
+        """The pool indices that were queried in a round; none if it has not come that far."""
+        event = self.find("queried", number)
+        return [] if event is None else event["indices"]
+
+    def unanswered(self, number: int) -> list[int]:
+        """Those of a round's query without an answer yet."""
+        answers = self.answers()
+        return [index for index in self.queried(number) if index not in answers]
+
+    def completed_rounds(self) -> int:
+        """Rounds whose query is answered."""
+        number, answers = 0, self.answers()
+        while (event := self.find("queried", number)) and all(index in answers for index in event["indices"]):
+            number += 1
+        return number
+
+    def answers(self, before: int | None = None) -> dict[int, list[int]]:
+        """Each point's answers in the order they came, ABSTAIN among them: all, or those before a round's training."""
+        answers: dict[int, list[int]] = {}
+        for event in self.events:
+            if before is not None and (event["event"], event.get("round")) == ("evaluated", before):
+                break
+            if event["event"] in ("validation", "initial", "labelled"):
+                for index, label in zip(event["indices"], event["labels"], strict=True):
+                    found = answers.setdefault(index, [])
+                    if event["event"] == "labelled" or not found:  # the start repeats what people answered
+                        found.append(ABSTAIN if label is None else label)
+        return answers
+
+    def tell(self, number: int, indices, labels, *, num_classes: int, source: dict[str, str] | None = None) -> int:
+        """Write answers to a round's open query, and corrections of earlier ones, in one event; gives how many are new.
+
+        A point may have several answers, and what it has already is not written again: a file that is given a second
+        time, filled in further, tells what is new in it and undoes no correction. Without a source it is a person at
+        work, whose answer counts unless it is the point's latest already.
+
+        Raises:
+          LabelError: a label that is no class and not ABSTAIN, or a point that was never queried; nothing is written.
+        """
+        indices = [int(index) for index in indices]
+        labels = check_answers(labels, indices, num_classes).tolist()
+        known, open_now = self.answers(), set(self.queried(number))
+        unknown = sorted({index for index in indices if index not in open_now and index not in known})
+        if unknown:
+            raise LabelError(
+                f"answers: expected points of the open query, found {unknown[:5]}{' ...' if len(unknown) > 5 else ''}, "
+                "which were not asked for; nothing was written"
+            )
+        given: dict[int, list[int]] = {}
+        for index, label in zip(indices, labels, strict=True):
+            given.setdefault(index, []).append(label)
+        news = _not_yet if source is not None else _not_latest
+        new = [(index, label) for index in given for label in news(given[index], known.get(index, []))]
+        if new:
+            points, answers = zip(*new, strict=True)
+            nulls = [None if label == ABSTAIN else label for label in answers]
+            event = {"event": "labelled", "round": number, "indices": points, "labels": nulls}
+            self.add(event if source is None else event | {"source": source})
+        return len(new)
+
+    # -- what is labelled
+
+    def sets(self, number: int, *, capacity: int, policy: str, num_points: int, num_classes: int) -> Sets:
+        """What round `number` trains on, with contradictions settled by `policy`, "last" or "majority".
+
+        Points stand in the order in which they were asked for, whatever the order of the answers. Where the oracle
+        abstained on points for validation, others stand there twice, so that there are always as many.
+        """
+        answers = {index: settle(given, policy) for index, given in self.answers(before=number).items()}
+        held_out, bought = (self.find(kind) for kind in ("validation", "initial"))
+        start = [] if bought is None else bought["indices"]
+        asked = start + [index for r in range(number) for index in self.queried(r)]
+        validation = [] if held_out is None else held_out["indices"]
+        labelled = [index for index in asked if answers.get(index, ABSTAIN) != ABSTAIN]
+        abstained = [index for index in asked if answers.get(index) == ABSTAIN]
+        valid = [index for index in validation if answers[index] != ABSTAIN]
+
+        def filled(indices: Sequence[int], room: int) -> LabelledSet:
+            return extend(
+                LabelledSet.empty(max(room, len(indices))), np.asarray(indices, np.int32),
+                np.asarray([answers[index] for index in indices], np.int32), num_points=num_points,
+                num_classes=num_classes,
+            )  # fmt: skip
+
+        held_out = filled(valid, len(valid))
+        if validation and not valid:
+            raise LabelError(
+                f"{self.folder}: expected a label for at least one of {len(validation)} points for validation, found "
+                f"abstentions only; correct one of {validation[:5]} by bdal tell, or start again elsewhere with more"
+            )
+        again = np.resize(np.arange(len(valid)), len(validation))
+        held_out = LabelledSet(held_out.indices[again], held_out.labels[again], np.int32(len(again)))
+        excluded = np.zeros(num_points, bool)
+        excluded[validation + abstained] = True
+        return Sets(filled(labelled, capacity), held_out, excluded, len(abstained))
+
+
+def _not_yet(given: Sequence[int], known: Sequence[int]) -> list[int]:
+    """Those of a point's answers that it does not have, each as often as it is given more often."""
+    left, new = Counter(known), []
+    for label in given:
+        if left[label]:
+            left[label] -= 1
+        else:
+            new.append(label)
+    return new
+
+
+def _not_latest(given: Sequence[int], known: Sequence[int]) -> list[int]:
+    """A point's answers, but for those that repeat the one before."""
+    before = [*(known[-1:] or [None]), *given[:-1]]
+    return [label for label, last in zip(given, before, strict=True) if label != last]
+
+
+def settle(answers: Sequence[int], policy: str) -> int:
+    """The label that contradicting answers amount to: the last one, or the last of the most frequent.
+
+    >>> settle([3, 5, 5, 3, 7], "last"), settle([3, 5, 5, 3, 7], "majority"), settle([3, 5, 5, 7], "majority")
+    (7, 3, 5)
+    """
+    if policy == "last":
+        return answers[-1]
+    votes = Counter(answers)
+    most = max(votes.values())
+    return next(answer for answer in reversed(answers) if votes[answer] == most)

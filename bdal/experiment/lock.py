@@ -1,0 +1,163 @@
+"""One process at a time in a run directory."""
+
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+HEARTBEAT = 30.0  # seconds between two signs of life
+STALE = 600.0  # seconds without one after which another host may take the lock over
+
+
+class LockedError(RuntimeError):
+    """Another process works in the run directory."""
+
+
+@contextmanager
+def lock(workdir: str | Path) -> Iterator[None]:
+    """Hold the run directory; whoever asks meanwhile gets a `LockedError` naming process, host and start.
+
+    The operating system frees the lock of a process that ends, however it ends. `run.lock` says who holds it, and is
+    touched every 30 seconds: where hosts share a folder but not their locks, it keeps another host out until it has
+    not been touched for 10 minutes. What a process that died has left there is taken over with a warning.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, lock(folder):
+    ...     with lock(folder):
+    ...         pass
+    Traceback (most recent call last):
+    ...
+    bdal.experiment.lock.LockedError: ... is in use by process ... on host ... since ...; try again later
+    """
+    workdir = Path(workdir)
+    sign = workdir / "run.lock"
+    held = _system_lock(workdir / ".run.lock")
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise _locked(sign) from None
+    try:
+        token = _take(sign)
+        over = threading.Event()
+        heart = threading.Thread(target=_beat, args=(sign, token, over), daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            over.set()
+            heart.join()
+            if _read(sign).get("token") == token:
+                sign.unlink(missing_ok=True)
+    finally:
+        held.release()
+
+
+def _system_lock(path: Path):
+    try:  # a file that stands for a lock would outlive a killed process; `run.lock` is that, with a heartbeat
+        return FileLock(path, fallback_to_soft=False)
+    except TypeError:  # filelock before 4 has no such fallback
+        return FileLock(path)
+
+
+def _take(sign: Path) -> str:
+    """Put our name on the directory, in the place of one that died; its token.
+
+    The file is there as a whole or not at all, and is never gone while it changes hands, so that of hosts whose locks
+    are not shared one has it. Who may replace the dead one's is who made the file that is named after its token.
+    """
+    token = secrets.token_hex(8)
+    owner = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started": datetime.now(UTC).isoformat("T", "seconds"),
+        "token": token,
+    }
+    new = sign.with_name(f".run.lock.{token}")
+    try:
+        new.write_text(json.dumps(owner) + "\n", encoding="utf-8")
+        if not _put_first(new, sign):
+            _replace_dead(new, sign)
+    finally:
+        new.unlink(missing_ok=True)
+    return token
+
+
+def _put_first(new: Path, sign: Path) -> bool:
+    try:
+        os.link(new, sign)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with sign.open("xb") as file:
+                file.write(new.read_bytes())
+        except FileExistsError:
+            return False
+    return True
+
+
+def _replace_dead(new: Path, sign: Path) -> None:
+    dead = _read(sign)
+    here = dead.get("host", socket.gethostname()) == socket.gethostname()
+    patience = HEARTBEAT if not dead else 0.0 if here else STALE  # empty: perhaps it is just being written
+    if _age(sign) < patience:
+        raise _locked(sign)
+    name = str(dead.get("token"))
+    claim = sign.with_name(f".run.lock.after.{name if re.fullmatch('[0-9a-f]+', name) else 'another'}")
+    try:
+        claim.touch(exist_ok=False)
+    except FileExistsError:
+        if _age(claim) > STALE:  # whoever made it died with it
+            claim.unlink(missing_ok=True)
+        raise _locked(sign) from None
+    try:
+        if not sign.exists() or _read(sign) != dead:  # it changed hands in between
+            raise _locked(sign)
+        os.replace(new, sign)
+    finally:
+        claim.unlink(missing_ok=True)
+    warnings.warn(f"{sign.parent}: taking over from {_owner(dead)}, which did not finish", stacklevel=6)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _beat(sign: Path, token: str, over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT):
+        try:
+            if _read(sign).get("token") == token:
+                os.utime(sign)
+        except OSError:  # the folder is not there for the moment, or is gone
+            continue
+
+
+def _locked(sign: Path) -> LockedError:
+    return LockedError(f"{sign.parent} is in use by {_owner(_read(sign))}; try again later")
+
+
+def _read(sign: Path) -> dict:
+    try:
+        owner = json.loads(sign.read_text(encoding="utf-8"))
+        return owner if isinstance(owner, dict) else {}
+    except (OSError, ValueError):  # just taken, or just given back
+        return {}
+
+
+def _owner(owner: dict) -> str:
+    if not owner:
+        return "another process"
+    return f"process {owner.get('pid')} on host {owner.get('host')} since {owner.get('started')}"

@@ -1,0 +1,169 @@
+"""People as oracles, by files: ask for labels, take the answers, train again. `session` does it in the browser.
+
+Everything a person says is in the ledger, on disk, before anything is done with it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bdal.errors import ConfigError, LabelError
+from bdal.experiment import config, directory
+from bdal.experiment.answers import read_answers, write_query
+from bdal.experiment.ledger import START, Ledger
+from bdal.experiment.progress import Progress
+from bdal.experiment.run import Prepared, advance, held, prepare
+
+
+class Task(NamedTuple):
+    """A run directory in which people answer."""
+
+    workdir: Path
+    prepared: Prepared
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was asked and answered so far, read anew."""
+        return _ledger(self.workdir, self.prepared.experiment)
+
+
+def load_task(workdir: str | Path, data_dir: str | None = None) -> Task:
+    """The run that a directory holds, with its data. Raises `ConfigError` if it is none in which people answer.
+
+    `data_dir` is where the data set's files are, or the `.npz` or folder itself, if that is not where it was.
+    """
+    workdir = Path(workdir).resolve()
+    experiment = _experiment(workdir)
+    if experiment.labels.oracle != "people":
+        raise ConfigError(f"{workdir}: labels.oracle: expected people, found {experiment.labels.oracle}")
+    if data_dir is not None:
+        field = "name" if config.is_path(experiment.data.name) else "data-dir"
+        experiment = config.load(workdir / "config.yaml", [f"--data.{field}", str(Path(data_dir).resolve())])
+    return Task(workdir, prepare(experiment))
+
+
+@contextmanager
+def held_task(task: Task) -> Iterator[None]:
+    """Hold the run directory, once it is known to be on the same data, in the same environment."""
+    with held(task.workdir):
+        directory.check_same(task.workdir, task.prepared.experiment, task.prepared.data.fingerprint)
+        yield
+
+
+def ask(workdir: str | Path, *, data_dir: str | None = None, progress=Progress) -> str:
+    """Write the open query to `query/` in the run directory, training first where that is due; what there is to do.
+
+    Called again it writes the same files. See `bdal.experiment.answers.write_query` for what they are.
+    """
+    task = load_task(workdir, data_dir)
+    with held_task(task):
+        return _train_and_ask(task, progress)
+
+
+def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = None, progress=Progress) -> str:
+    """Take the answers in a file; once the query is answered, train, and write the next one. What there is to do.
+
+    Raises:
+      LabelError: an answer that is no class, or to a point that was not asked for; nothing of the file is taken.
+    """
+    task = load_task(workdir, data_dir)
+    data = task.prepared.data
+    found = read_answers(answers, class_names=data.class_names)
+    with held_task(task):
+        ledger = task.ledger
+        if ledger.finished:
+            known = ledger.answers()
+            if any(label not in known.get(int(index), ()) for index, label in zip(*found[:2], strict=True)):
+                raise LabelError(f"{task.workdir}: the run is finished, and takes no more answers")
+        number = open_round(ledger)
+        if number is None:  # training is due; what is told now is known before it
+            number = ledger.completed_rounds() - 1
+        new = 0
+        if not ledger.finished:
+            new = ledger.tell(number, found.indices, found.labels, num_classes=data.num_classes, source=found.source)
+        told = f"{new} of {len(found.indices)} answers in {Path(answers).name} are new"
+        return f"{told}; {_train_and_ask(task, progress)}"
+
+
+def open_round(ledger: Ledger) -> int | None:
+    """The round whose query is not answered in full; None where there is training to do, or nothing at all."""
+    rounds = (START, ledger.completed_rounds())
+    return next((number for number in rounds if ledger.unanswered(number)), None)
+
+
+def num_wanted(workdir: str | Path) -> int:
+    """How many labels a run waits for; 0 where no person is asked."""
+    experiment = _experiment(Path(workdir))
+    if experiment.labels.oracle != "people":
+        return 0
+    ledger = _ledger(Path(workdir), experiment)
+    number = open_round(ledger)
+    return 0 if number is None else len(ledger.unanswered(number))
+
+
+def wanted(workdir: str | Path) -> str:
+    """What a run waits for, in words; nothing where it waits for no person."""
+    experiment = _experiment(Path(workdir))
+    return _wanted(_ledger(Path(workdir), experiment), experiment) if num_wanted(workdir) else ""
+
+
+def _wanted(ledger: Ledger, experiment: config.Experiment) -> str:
+    number = open_round(ledger)
+    if number is None:
+        return ""
+    queried, left = len(ledger.queried(number)), len(ledger.unanswered(number))
+    of = f"{left} of {queried}" if left < queried else f"{queried}"
+    labels = f"{of} label{'s' if queried > 1 else ''}"
+    if number != START:
+        return f"{labels} wanted for round {number + 1}"
+    held_out = experiment.labels.validation_labels
+    return f"{labels} wanted to start with ({held_out} for validation, {queried - held_out} for training)"
+
+
+def _experiment(workdir: Path) -> config.Experiment:
+    if not (workdir / "config.yaml").exists():
+        raise ConfigError(f"{workdir}: expected a run directory, as `bdal run CONFIG.yaml --workdir` makes one")
+    return config.load(workdir / "config.yaml")
+
+
+def _ledger(workdir: Path, experiment: config.Experiment) -> Ledger:
+    comparison = experiment.comparisons[0]
+    folder = directory.seed_folder(workdir, comparison, comparison.strategies[0], experiment.first_seed)
+    return Ledger(experiment.first_seed, folder)
+
+
+def _train_and_ask(task: Task, progress) -> str:
+    ledger = task.ledger
+    if open_round(ledger) is None and not ledger.finished:
+        advance(task.prepared, task.workdir, progress)
+        ledger = task.ledger
+    number = open_round(ledger)
+    if number is None:
+        return f"finished ({ledger.events[-1]['reason']})"
+    data, left = task.prepared.data, ledger.unanswered(number)
+    folder = task.workdir / "query"
+    files = data.source.files
+    write_query(
+        folder, indices=left, inputs=data.source.inputs, class_names=data.class_names, round=number, files=files,
+        names=names_of(files),
+    )  # fmt: skip
+    labels = _wanted(ledger, task.prepared.experiment)
+    return (
+        f"{labels}: fill in {_short(folder / 'query.csv')}, or import tasks.json into Label Studio, "
+        f"then bdal tell {_short(task.workdir)} FILE; or bdal label {_short(task.workdir)}"
+    )
+
+
+def names_of(files: Sequence[Path] | None) -> list[str] | None:
+    """What a person calls each pool point: its file, below the folder that all of them are in."""
+    if not files:
+        return None
+    top = os.path.commonpath([file.parent for file in files])
+    return [file.relative_to(top).as_posix() for file in files]
+
+
+def _short(path: Path) -> Path:
+    """A path as a person would say it: from here, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

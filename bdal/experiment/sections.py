@@ -1,0 +1,483 @@
+"""What a report says of runs: how far, how good, how sure, how dear, and with what settings.
+
+Plain functions of a `Group`, each a section. What the strategies asked for is in `bdal.experiment.queried`.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bdal.experiment import config, figures, queried, tables
+from bdal.experiment.analysis import Analysis, analyse
+from bdal.experiment.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
+from bdal.experiment.gather import Group, Key, Source, merge
+from bdal.experiment.queried import Draw, Pool
+from bdal.experiment.words import both, by_posterior, capital, number, several, span, title
+
+KINDS = ("png", "pdf", "svg")
+PANELS = 3  # posteriors side by side in a figure of learning curves
+SHORT = 12  # lines of a table that is not folded
+REASONS = {
+    "budget": "budget spent",
+    "exhausted": "pool exhausted",
+    "ceiling": "joint information at its ceiling, log K",
+    "stabilised": "predictions stabilised",
+    "no_gain": "no expected gain",
+}
+
+
+class Part(NamedTuple):
+    """A group's sentences for the head of the report, and its sections."""
+
+    lead: list[str]
+    sections: list[Section]
+
+
+def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
+    """Everything that is said of one group of run directories; its figures are `folder/<prefix>*`."""
+    pool = queried.pool_of(group, load_data)
+    draw = _drawer(folder, prefix)
+    analyses = _analyses(group)
+    sections = [
+        _progress(group),
+        _curves(group, draw),
+        *_comparison(group, analyses),
+        *queried.sections(group, pool, draw),
+        _seconds(group, draw),
+        _warnings(group),
+        _configuration(group),
+        _environment(group),
+    ]
+    sections = [
+        section
+        for section, after in zip(sections, [*sections[1:], None], strict=True)
+        if section.blocks or (after is not None and after.level > section.level)
+    ]
+    lead = [_setting(group, pool), _how_far(group), *_outcome(analyses)]
+    return Part(lead, sections)
+
+
+def title_of(group: Group) -> str:
+    """The names of the experiments in a group."""
+    names = list(dict.fromkeys(str(source.tree.get("name", source.name)) for source in group.sources))
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
+
+
+def _drawer(folder: Path, prefix: str) -> Draw:
+    """`draw(name, alt, caption, function of figures.py, its arguments ...)`: writes the files, gives the picture."""
+
+    def draw(name: str, alt: str, caption: str, function: Callable[..., list[Path]], *data: Any) -> Picture:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", prefix + name).strip("_")
+        *_, svg = function(*data, path_stem=folder / name, kinds=KINDS)
+        return Picture(name, svg.read_text(encoding="utf-8"), alt, caption)
+
+    return draw
+
+
+# -- the head --------------------------------------------------------------------------------------------------------
+
+
+def _setting(group: Group, pool: Pool) -> str:
+    """What was run, on what, in one paragraph."""
+    labels, query = group.section("labels"), group.section("query")
+    strategies = list(
+        dict.fromkeys(strategy for _, strategy in sorted(group.planned, key=lambda key: key[1] == "random"))
+    )
+    seeds = sorted({seed for every in group.planned.values() for seed in every})
+    members = {
+        str(entry.get("posterior")): entry.get("members")
+        for source in group.sources
+        for entry in source.tree.get("comparisons", [])
+    }
+    under = []
+    for name in group.posteriors:
+        own = [strategy for posterior, strategy in group.planned if posterior == name]
+        about = [f"{members[name]} members"] if name in members else []
+        about += [f"{both(own)} only"] if len(own) < len(strategies) else []
+        under.append(f"{title(name)} ({'; '.join(about)})" if about else title(name))
+    validation = round(labels["validation"] * labels["budget"])
+    first = "class-balanced" if labels["balanced"] else "random"
+    where = f"{several(len(group.sources), 'run directory', 'run directories')} on the same data, read as one. "
+    return (
+        f"{where if len(group.sources) > 1 else ''}"
+        f"{capital(number(len(strategies)))} query {'strategy' if len(strategies) == 1 else 'strategies'} "
+        f"({', '.join(strategies)}) under {both(under)}, on {_data(group, pool)}, over "
+        f"{several(len(seeds), 'seed') if len(seeds) == 1 else f'{len(seeds)} paired seeds'}. "
+        f"A run starts from {labels['initial']} {first} labels, buys {query['size']} a round, and may pay for "
+        f"{labels['budget']}: {labels['budget'] - validation} to train on and {validation} for validation."
+        f"{' People answer.' if labels['oracle'] == 'people' else ''}"
+    )
+
+
+def _data(group: Group, pool: Pool) -> str:
+    data, facts = group.section("data"), group.facts
+    size = facts.get("points") or (len(pool.inputs) if pool.inputs is not None else None)
+    distinct = facts.get("distinct_points")
+    builders = [_builder(builder) for builder in data["builders"]]
+    builders += [f"{key} {data[key]}" for key in ("repeats", "noise") if data.get(key) not in (None, 0, 1)]  # of 0.1.0
+    known = [
+        f"{size:,} points in the pool" if size else f"{data['pool']:,} points in the pool" if data["pool"] else "",
+        f"{distinct:,} of them distinct" if distinct and distinct != size else "",
+        f"{len(pool.classes)} classes" if pool.certain else "",
+        f"changed by {both(builders)}" if builders else "",
+        "no test set: what is measured is measured on the validation labels" if facts.get("test_points") == 0 else "",
+    ]
+    known = ", ".join(filter(None, known))
+    name = Path(str(data["name"])).name
+    return f"{name} ({known})" if known else name
+
+
+def _builder(builder: Any) -> str:
+    if not isinstance(builder, dict):
+        return str(builder)
+    options = ", ".join(f"{key} {value}" for key, value in builder.items() if key != "name")
+    return f"{builder.get('name')} ({options})" if options else str(builder.get("name"))
+
+
+def _how_far(group: Group) -> str:
+    """How many of the runs are finished, and how far the others are."""
+    states = [_state(group, key, seed) for key, seeds in group.planned.items() for seed in seeds]
+    still_open = [state.rounds for state in states if state.reason is None]
+    rounds = f"{span(still_open)} of {_planned_rounds(group)} rounds, not finished"
+    if not any(state.started for state in states):
+        return "Nothing has been run yet."
+    if not still_open:
+        why = both(REASONS.get(reason, reason) for reason in sorted({str(state.reason) for state in states}))
+        return f"{f'All {len(states)} runs are' if len(states) > 1 else 'The run is'} finished: {why}."
+    if len(states) == 1:
+        return f"The run has come to {rounds}."
+    if len(still_open) == len(states):
+        return f"None of {len(states)} runs is finished; they have come to {rounds}."
+    return f"{len(states) - len(still_open)} of {len(states)} runs are finished; the others have come to {rounds}."
+
+
+def _outcome(analyses: Mapping[str, Any]) -> list[str]:
+    """The best strategy of each posterior, and whether that can be concluded."""
+    texts = []
+    for posterior, (analysis, so_far) in analyses.items():
+        if analysis is None or len(analysis.standings) < 2:
+            continue
+        best, second = analysis.standings[:2]
+        until = f" so far, over the first {analysis.high} labels," if so_far else ""
+        texts.append(
+            f"{capital(title(posterior))}: {best.strategy} has{until} the largest area under the accuracy curve, "
+            f"{100 * best.area.mean:.1f} % on average over the label axis, {second.strategy} the second largest, "
+            f"{100 * second.area.mean:.1f} %. {tables.conclusion(analysis)}".rstrip()
+        )
+    return texts
+
+
+# -- how far ---------------------------------------------------------------------------------------------------------
+
+
+class _State(NamedTuple):
+    started: bool
+    rounds: int  # evaluated
+    labels: int
+    reason: str | None
+
+
+def _state(group: Group, key: Key, seed: int) -> _State:
+    run = next((run for run in group.runs_of(key) if run.seed == seed), None)
+    if run is None:
+        return _State(False, 0, 0, None)
+    evaluated = {event.get("round"): event for event in run.events if event.get("event") == "evaluated"}
+    labels = max((event.get("labels", 0) for event in evaluated.values()), default=0)
+    return _State(bool(run.events), len(evaluated), labels, run.reason)
+
+
+def _planned_rounds(group: Group) -> int:
+    """Rounds with which the budget is spent, the first one included."""
+    labels, query = group.section("labels"), group.section("query")
+    training = labels["budget"] - round(labels["validation"] * labels["budget"])
+    return 1 + max(0, -(-(training - labels["initial"]) // query["size"]))
+
+
+def _progress(group: Group) -> Section:
+    total, lines = _planned_rounds(group), []
+    for key, seeds in group.planned.items():
+        states = [_state(group, key, seed) for seed in seeds]
+        reasons = Counter(state.reason for state in states if state.reason is not None)
+        ends = [f"{REASONS.get(reason, reason)} ({count})" if len(reasons) > 1 else REASONS.get(reason, reason)
+                for reason, count in reasons.items()]  # fmt: skip
+        whole = all(state.reason for state in states)
+        if not whole:
+            ends.append("not finished" if any(state.started for state in states) else "not started")
+        far = f"{span([state.rounds for state in states])} of {total}"
+        labels = span([state.labels for state in states])
+        lines.append([title(key[0]), key[1], "; ".join(ends), f"{sum(reasons.values())} of {len(seeds)}", far, labels])
+    caption = (
+        "How far each strategy is. A round is one fit and its evaluation; the first has the labels to start with. "
+        "A strategy that stops early has fewer rounds than planned."
+    )
+    heads = ["posterior", "strategy", "ended by", "seeds finished", "rounds", "training labels"]
+    blocks: list[Block] = [Table(caption, heads, lines, left=3)] if lines else []
+    for source in group.sources:
+        where = f"{source.name}: " if len(group.sources) > 1 else ""
+        blocks += [
+            Paragraph(f"{where}{text}; what stands before it is in this report.", note=True) for text in source.torn
+        ]
+    return Section("Progress", blocks)
+
+
+# -- how good --------------------------------------------------------------------------------------------------------
+
+
+def _curves(group: Group, draw: Draw) -> Section:
+    if not group.rows:
+        return Section("Learning curves", [Paragraph("No round has been evaluated yet.")])
+    on = {event.get("on") for run in group.runs for event in run.events if event.get("event") == "evaluated"}
+    data = "the validation labels, since there is no test set," if "validation" in on else "the test set"
+    posteriors = [posterior for posterior in group.posteriors if any(row.posterior == posterior for row in group.rows)]
+    blocks: list[Block] = []
+    for start in range(0, len(posteriors), PANELS):
+        rows = [row for row in group.rows if row.posterior in posteriors[start : start + PANELS]]
+        seeds = [len({row.seed for row in rows if row[:2] == key}) for key in {row[:2] for row in rows}]
+        bands = (
+            "bands 95 % Student t intervals of that mean, not corrected for the number of strategies or label counts"
+        )
+        caption = (
+            f"Accuracy, NLL (nats) and ECE (15 bins) on {data} against training labels. "
+            f"Lines are means over {span(seeds)} seeds, as far as all seeds of a strategy have come; {bands}."
+            if max(seeds) > 1
+            else f"Accuracy, NLL (nats) and ECE (15 bins) on {data} against training labels, of one seed: no intervals."
+        )
+        name = f"curves_{start // PANELS + 1}" if start else "curves"
+        blocks.append(draw(name, f"Learning curves. {_ends(rows)}", caption, figures.learning_curves, rows))
+    return Section("Learning curves", blocks)
+
+
+def _ends(rows: list) -> str:
+    """Where each strategy's accuracy ends, in words."""
+    values: dict[Key, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values[row[:2]][row.labels].append(row.accuracy)
+    ends = [
+        f"{title(posterior)} {strategy} {100 * np.mean(found[max(found)]):.1f} % at {max(found)} labels"
+        for (posterior, strategy), found in values.items()
+    ]
+    return f"Accuracy at the end: {'; '.join(ends)}."
+
+
+# -- how sure --------------------------------------------------------------------------------------------------------
+
+
+def _analyses(group: Group) -> dict[str, tuple[Analysis | None, bool]]:
+    """Of each posterior the statistics, and whether they are of runs that go on, as none has finished."""
+    analyses = {}
+    for posterior in group.posteriors:
+        finished = {(run.strategy, run.seed) for run in group.runs if run.posterior == posterior and run.reason}
+        try:
+            found = analyse(group.rows, posterior, finished=finished or None)
+        except ValueError:  # nothing evaluated, or no labels in common
+            found = None
+        analyses[posterior] = found, not finished
+    return analyses
+
+
+def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool]]) -> list[Section]:
+    if not group.rows:
+        return []
+    summary = tables.summarise(group.rows)
+    heads, lines = tables.cells(summary)
+    heads = ["posterior", *heads]
+    lines = [[title(entry.posterior), *line] for entry, line in zip(summary.entries, lines, strict=True)]
+    first: list[Block] = [Table(f"What each strategy reached. {tables.caption(summary)}", heads, lines, left=2)]
+    notes: list[str] = []
+    below = []
+    for posterior, (analysis, so_far) in analyses.items():
+        if analysis is None:
+            text = (
+                f"{capital(title(posterior))}: there is nothing to compare, as not every strategy has been evaluated."
+            )
+            below.append(Section(capital(title(posterior)), [Paragraph(text)], level=3))
+            continue
+        blocks: list[Block] = []
+        if so_far:
+            blocks.append(
+                Paragraph(
+                    f"No run has finished. This compares what all have so far, up to {analysis.high} labels; to look "
+                    "again and again and stop when it looks well makes false alarms likely.",
+                    note=True,
+                )
+            )
+        if text := tables.conclusion(analysis):
+            blocks.append(Paragraph(text))
+        blocks += _tables(analysis)
+        below.append(Section(capital(title(posterior)), blocks, level=3))
+        notes = [*notes, *(note for note in tables.notes(analysis) if note not in notes)]
+    return [
+        Section("Comparison of strategies", [*first]),
+        *below,
+        Section("How to read these tables", [Bullets(notes)] if notes else [], level=3),
+    ]
+
+
+def _tables(analysis: Analysis) -> list[Block]:
+    """Those that have something to say; long ones are folded."""
+    name, counts = tables.NAMES[analysis.metric], analysis.penalties.labels
+    matrix = f"Pairwise penalty matrix over {counts} label counts: how often the line's strategy beats the column's."
+    several_there = len(analysis.standings) > 1
+    kinds = [
+        (True, tables.standings_table, 1, f"Area under {name} from {analysis.low} to {analysis.high} labels."),
+        (bool(analysis.against), tables.comparison_table, 1, f"Differences from {analysis.reference}, seed by seed."),
+        (bool(analysis.thresholds), tables.labels_table, 2, "Labels to a threshold (seeds that came there)."),
+        (bool(analysis.needed), tables.seeds_table, 1, f"Seeds that it takes to see a gap in {name}."),
+        (several_there, tables.penalty_table, 1, matrix),
+        (several_there, tables.pairs_table, 2, "All pairs of strategies, as one family of tests."),
+    ]
+    blocks: list[Block] = []
+    for there, make, left, caption in kinds:
+        if there:
+            heads, lines = make(analysis)
+            shade = make is tables.penalty_table
+            blocks.append(Table(caption, heads, lines, left=left, shade=shade, folded=len(lines) > SHORT))
+    return blocks
+
+
+# -- how dear --------------------------------------------------------------------------------------------------------
+
+
+def _seconds(group: Group, draw: Draw) -> Section:
+    by_round: dict[Key, dict[int, dict[str, float]]] = {}
+    shared = 1
+    for key in group.planned:
+        found: dict[int, list[dict[str, float]]] = defaultdict(list)
+        for run in group.runs_of(key):
+            for line in run.metrics:
+                if isinstance(line.get("seconds"), dict) and isinstance(line.get("round"), int):
+                    seeds = max(1, line.get("seeds", 1))
+                    shared = max(shared, seeds)
+                    found[line["round"]].append({phase: value / seeds for phase, value in line["seconds"].items()})
+        if found:
+            by_round[key] = {
+                turn: {phase: float(np.mean([one.get(phase, 0.0) for one in found[turn]])) for phase in figures.PHASES}
+                for turn in sorted(found)
+            }
+    if not by_round:
+        text = "No seconds are on record yet (metrics.jsonl)."
+        return Section("Time", [Paragraph(text)] if group.runs else [])
+
+    usual = {key: {phase: _usual(rounds, phase) for phase in figures.PHASES} for key, rounds in by_round.items()}
+    digits = 3 if max(sum(phases.values()) for phases in usual.values()) < 1 else 2
+    lines = [
+        [
+            title(key[0]),
+            key[1],
+            *(f"{usual[key][phase]:.{digits}f}" for phase in figures.PHASES),
+            f"{sum(rounds[min(rounds)].values()):.{digits}f}",
+            f"{len(group.runs_of(key)) * sum(sum(phases.values()) for phases in rounds.values()):,.1f}",
+        ]
+        for key, rounds in by_round.items()
+    ]
+    share = f" Up to {shared} seeds run in one program; what is shown is the share of one." if shared > 1 else ""
+    usually = f"Seconds a round and seed by phase: medians over the rounds after the first, which also compiles.{share}"
+    blocks: list[Block] = []
+    alt = "; ".join(f"{line[0]} {line[1]} fit {line[2]}, evaluate {line[3]}, query {line[4]}" for line in lines)
+    named = {f"{key[1]} ({title(key[0])})" if len(group.posteriors) > 1 else key[1]: usual[key] for key in usual}
+    blocks.append(draw("seconds", f"Seconds a round and seed: {alt}.", usually, figures.seconds_by_strategy, named))
+    for suffix, about, some in by_posterior(by_round):
+        caption = f"{about}Seconds of each round, a seed's share. A bar that is cut off has its total beside it."
+        alt = f"Seconds of each round, stacked by phase, for {', '.join(' '.join(name.split()) for name in some)}."
+        blocks.append(draw(f"rounds{suffix}", alt, caption, figures.seconds_by_round, some))
+    caption = (
+        "Seconds a round and seed by phase as above, the whole of the first round, and all rounds and seeds together."
+    )
+    heads = ["posterior", "strategy", *figures.PHASES, "first round", "in all"]
+    blocks.append(Table(caption, heads, lines, left=2))
+    return Section("Time", blocks)
+
+
+def _usual(rounds: Mapping[int, Mapping[str, float]], phase: str) -> float:
+    """The median over the rounds after the first; the last round has no query."""
+    later = [phases[phase] for turn, phases in rounds.items() if turn > min(rounds)] or [rounds[min(rounds)][phase]]
+    return float(np.median([value for value in later if value] or later))
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+def _warnings(group: Group) -> Section:
+    def where(source: Source, text: Any) -> str:
+        return f"{source.name}: {text}" if len(group.sources) > 1 else str(text)
+
+    mismatches = [where(source, text) for source in group.sources for text in source.identity.get("mismatches", [])]
+    lines = [
+        [where(source, warning.get("where", "")), str(warning.get("category", "")), str(warning.get("message", ""))]
+        for source in group.sources
+        for warning in source.warnings
+    ]
+    blocks: list[Block] = []
+    if mismatches:
+        text = (
+            "Went on with --allow-mismatch although these differed (there != then); the rounds before and after it may "
+            "not be comparable:"
+        )
+        blocks += [Paragraph(text, note=True), Bullets(mismatches)]
+    if lines:
+        blocks.append(Table("What the run warned of, each warning once.", ["where", "kind", "message"], lines, left=3))
+    else:
+        blocks.append(Paragraph("No warning is on record."))
+    return Section("Warnings", blocks)
+
+
+def _configuration(group: Group) -> Section:
+    first, *others = group.sources
+    blocks: list[Block] = []
+    if others:
+        lines = [[source.name, _what(source), _how_far(merge([source]))] for source in group.sources]
+        blocks.append(
+            Table("The run directories.", ["directory", "what", "how far"], lines, left=3, folded=len(lines) > SHORT)
+        )
+    blocks += [
+        Paragraph(
+            f"{source.name}: {source.problem}; it is shown as it is.",
+            note=True,
+        )
+        for source in group.sources
+        if source.problem
+    ]
+    blocks.append(Folded(f"{first.name}/config.yaml" if others else "config.yaml", first.text))
+    for source in others:
+        if source.experiment is None or first.experiment is None:
+            blocks.append(Folded(f"{source.name}/config.yaml", source.text))
+        elif differing := config.differences(first.experiment, source.experiment):
+            name = f"{source.name}/config.yaml: where it differs ({first.name} != {source.name})"
+            blocks.append(Folded(name, "\n".join(differing)))
+    return Section("Configuration", blocks)
+
+
+def _what(source: Source) -> str:
+    """Which runs a directory holds."""
+    posteriors = list(dict.fromkeys(posterior for posterior, _ in source.planned))
+    strategies = list(dict.fromkeys(strategy for _, strategy in source.planned))
+    seeds = [seed for every in source.planned.values() for seed in every]
+    return f"{', '.join(posteriors)}; {', '.join(strategies)}; seed {span(seeds)}" if seeds else "nothing"
+
+
+def _environment(group: Group) -> Section:
+    found: dict[str, dict[str, str]] = {}
+    for source in group.sources:
+        environments = [source.identity, *source.identity.get("later", [])] if source.identity else []
+        for turn, environment in enumerate(environments):
+            facts = {name: environment.get(name) for name in ("backend", "device_kind", "devices", "chunk_size")}
+            facts |= environment.get("versions") or {}
+            facts = {name: str(value) for name, value in facts.items() if value is not None}
+            place = [source.name] if len(group.sources) > 1 else []
+            when = "later" if turn else "at first" if len(environments) > 1 else ""
+            name = ", ".join(filter(None, [*place, f"{when} ({turn})" if turn > 1 else when]))
+            if facts not in found.values():
+                found[name or "value"] = facts
+    if not found:
+        return Section("Versions and devices", [Paragraph("There is no run.json yet.")])
+    names = list(dict.fromkeys(name for facts in found.values() for name in facts))
+    heads = ["", *(found if len(found) > 1 else ["value"])]
+    lines = [[name.replace("_", " "), *(facts.get(name, "–") for facts in found.values())] for name in names]
+    data = sorted({str(source.identity["data"]) for source in group.sources if "data" in source.identity})
+    note = f"Fingerprint of the data (SHA-256): {', '.join(data)}." if data else ""
+    caption = "Versions and devices of the runs, as run.json has them."
+    return Section("Versions and devices", [Table(caption, heads, lines, left=len(heads), note=note)])

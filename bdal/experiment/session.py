@@ -1,0 +1,80 @@
+"""People as oracles, in the browser: the run behind the labelling page.
+
+Every answer is in the ledger, on disk, before the page shows the next point.
+"""
+
+from pathlib import Path
+
+from bdal.errors import LabelError
+from bdal.experiment import directory
+from bdal.experiment.answers import gray_span, picture
+from bdal.experiment.label import Item, State, serve
+from bdal.experiment.ledger import START, settle
+from bdal.experiment.people import Task, held_task, load_task, names_of, open_round
+from bdal.experiment.progress import Progress
+from bdal.experiment.run import advance, num_queries
+from bdal.pool import ABSTAIN
+
+
+def label(
+    workdir: str | Path, *, data_dir: str | None = None, port: int = 0, open_browser: bool = True, announce=print
+) -> None:
+    """Serve the labelling page on this machine until it is stopped; the run directory is held meanwhile."""
+    task = load_task(workdir, data_dir)
+    with held_task(task):
+        serve(RunSession(task), port=port, open_browser=open_browser, announce=announce)
+
+
+class RunSession:
+    """A `bdal.experiment.label.Session` on a run directory that is held."""
+
+    def __init__(self, task: Task, progress=Progress):
+        self._task = task
+        self._progress = progress
+        self._ledger = task.ledger
+        self._span = gray_span(task.prepared.data.source.inputs)
+
+    def state(self) -> State:
+        """Where the run stands."""
+        ledger, experiment, data = self._ledger, self._task.prepared.experiment, self._task.prepared.data
+        labels, number = experiment.labels, open_round(ledger)
+        settled = {index: settle(given, labels.contradictions) for index, given in ledger.answers().items()}
+        run = directory.SeedRun("", "", ledger.seed, ledger.folder, ledger.events, [])
+        first = ledger.queried(START)[: labels.validation_labels]  # paid for, whatever was answered
+        paid = [index in first or answer != ABSTAIN or labels.abstain_cost for index, answer in settled.items()]
+        return State(
+            round=0 if number is None else number + 1,
+            total_rounds=num_queries(experiment) if labels.abstain_cost else None,
+            phase="label" if number is not None else "finished" if ledger.finished else "training",
+            items=tuple(
+                Item(index, self._name(index), settled.get(index))
+                for index in (ledger.queried(number) if number is not None else ())
+            ),
+            class_names=data.class_names,
+            history=tuple((row.labels, row.accuracy) for row in directory.rows_of(run, labels.abstain_cost)),
+            labels_paid=sum(map(bool, paid)),
+            budget=labels.budget,
+            message="" if data.test is not None else "Accuracy is measured on the labels for validation.",
+        )
+
+    def image(self, pool_index: int) -> bytes | None:
+        """A picture of a pool point: its file, or its array as PNG."""
+        source = self._task.prepared.data.source
+        found = picture(pool_index, source.inputs, source.files, span=self._span)
+        return None if found is None else found.content
+
+    def tell(self, pool_index: int, label: int) -> None:
+        """Take an answer to the open query; on disk when this returns."""
+        number = open_round(self._ledger)
+        if number is None or pool_index not in self._ledger.queried(number):
+            raise LabelError(f"pool point {pool_index} is not in the open query")
+        self._ledger.tell(number, [pool_index], [label], num_classes=self._task.prepared.data.num_classes)
+
+    def advance(self) -> None:
+        """Train on what was answered, and choose the next query."""
+        advance(self._task.prepared, self._task.workdir, self._progress)
+        self._ledger = self._task.ledger
+
+    def _name(self, index: int) -> str:
+        names = names_of(self._task.prepared.data.source.files)
+        return f"pool point {index}" if names is None else names[index]

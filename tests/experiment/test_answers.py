@@ -1,0 +1,534 @@
+"""Queries as files, and answers from them. What Label Studio exports was recorded from its version 1.23.2."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import random
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdal.errors import LabelError
+from bdal.experiment import answers
+from bdal.experiment.answers import hotkeys, label_config, picture, read_answers, write_query
+from bdal.pool import ABSTAIN
+
+NAMES = ["cat", "dog", "bird"]
+NASTY = [
+    "=cmd|'/c calc'!A1",
+    "+1",
+    "@SUM(A1)",
+    'déjà "vu"',
+    "a,b;c",
+    "<b>&amp;",
+    "$image",
+    "'quoted",
+    "猫",
+    "NaN",
+    "null",
+    "-",
+]
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def pool(shape=(8, 8, 1), count=30):
+    return np.random.default_rng(0).random((count, *shape)).astype(np.float32)
+
+
+def asked(folder, **changes):
+    arguments = {"indices": [12, 7, 29], "inputs": pool(), "class_names": NAMES, "round": 2}
+    write_query(folder, **(arguments | changes))
+    return folder
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def told(tmp_path, text, class_names=NAMES, name="answers.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = read_answers(path, class_names=class_names)
+    assert found.source == {"file": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert (found.indices.dtype, found.labels.dtype) == (np.int64, np.int32)
+    return list(zip(found.indices.tolist(), found.labels.tolist(), strict=True))
+
+
+# -- a query goes out ------------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_query(tmp_path):
+    folder = asked(tmp_path / "query")
+    assert sorted(tree(folder)) == [
+        "images/12.png", "images/29.png", "images/7.png", "label_config.xml", "query.csv", "tasks.json",
+    ]  # fmt: skip
+    assert (folder / "query.csv").read_text() == (
+        "pool_index,image,label\n12,images/12.png,\n7,images/7.png,\n29,images/29.png,\n"
+    )
+    tasks = json.loads((folder / "tasks.json").read_text())
+    assert [task["data"]["pool_index"] for task in tasks] == [12, 7, 29]
+    assert [task["data"]["round"] for task in tasks] == [2, 2, 2]
+    prefix = "data:image/png;base64,"
+    for task in tasks:
+        image = (folder / "images" / f"{task['data']['pool_index']}.png").read_bytes()
+        assert task["data"]["image"].startswith(prefix)
+        assert base64.b64decode(task["data"]["image"].removeprefix(prefix)) == image
+
+
+def test_images_are_enlarged_by_whole_numbers_every_pixel_a_square(tmp_path):
+    inputs = pool((6, 9, 3))
+    folder = asked(tmp_path, inputs=inputs)
+    image = np.asarray(Image.open(folder / "images/7.png"))
+    assert image.shape == (27 * 6, 27 * 9, 3)  # 26 · 6 < 160 <= 27 · 6
+    assert (image == np.kron(np.rint(255 * inputs[7]).astype(np.uint8), np.ones((27, 27, 1), np.uint8))).all()
+
+
+def test_large_images_keep_their_size():
+    content = picture(0, pool((200, 170)), side=160).content
+    assert Image.open(io.BytesIO(content)).size == (170, 200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 0.5, [0, 128]), (0.0, 1.0, [0, 255]), (0.0, 255.0, [0, 255]), (-2.0, 2.0, [0, 255]), (3.0, 3.0, [0, 0])],
+)
+def test_bright_stays_bright_over_the_whole_pool(low, high, expected):
+    inputs = np.full((2, 4, 4), low)
+    inputs[1] = high
+    shown = [np.asarray(Image.open(io.BytesIO(picture(index, inputs).content)))[0, 0] for index in range(2)]
+    assert shown == expected
+
+
+def test_the_same_query_gives_the_same_bytes_and_writes_nothing(tmp_path, monkeypatch):
+    folder = asked(tmp_path)
+    before = tree(folder)
+    written = []
+    monkeypatch.setattr(answers, "write_atomic", lambda path, content: written.append(path.name))
+    asked(folder)
+    assert tree(folder) == before
+    assert written == []
+
+
+def test_images_of_an_earlier_query_go_and_other_files_stay(tmp_path):
+    folder = asked(tmp_path)
+    (folder / "images/notes.txt").write_text("mine")
+    asked(folder, indices=[7, 3])
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["3.png", "7.png", "notes.txt"]
+    assert (folder / "query.csv").read_text().splitlines()[1:] == ["7,images/7.png,", "3,images/3.png,"]
+
+
+def test_a_query_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
+    folder = asked(tmp_path)
+    before = tree(folder)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(answers, "write_atomic", full)
+    with pytest.raises(OSError, match="No space"):
+        asked(folder, indices=[1, 2])
+    assert tree(folder) == before
+
+
+def test_answers_in_query_csv_are_never_overwritten(tmp_path):
+    folder = asked(tmp_path)
+    typed = "label,pool_index\r\ndog,7\r\n,12\r\n,29\r\n"  # by a spreadsheet, sorted
+    (folder / "query.csv").write_text(typed, newline="")
+    asked(folder)
+    assert (folder / "query.csv").read_bytes() == typed.encode()
+    asked(folder, indices=[1, 2])
+    aside = folder / f"query-{hashlib.sha256(typed.encode()).hexdigest()[:8]}.csv"
+    assert aside.read_bytes() == typed.encode()
+    assert (folder / "query.csv").read_text().splitlines()[1:] == ["1,images/1.png,", "2,images/2.png,"]
+
+
+def test_a_query_csv_that_cannot_be_read_is_moved_aside_too(tmp_path):
+    folder = asked(tmp_path)
+    (folder / "query.csv").write_bytes(b"pool_index\tlabel\n12\tcaf\xe9\n")
+    asked(folder)
+    assert [path.read_bytes()[-5:] for path in folder.glob("query-*.csv")] == [b"caf\xe9\n"]
+    assert "12,images/12.png," in (folder / "query.csv").read_text()
+
+
+def test_image_files_are_copied_as_they_are(tmp_path):
+    files = []
+    for index, suffix in enumerate([".png", ".JPG", ".tif"]):
+        files.append(tmp_path / f"photo {index}{suffix}")
+        Image.fromarray(np.full((5, 7, 3), 40 * index, np.uint8)).save(files[-1])
+    folder = asked(tmp_path / "query", indices=[1, 0, 2], inputs=pool((4, 4, 3), 3), files=files)
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["0.png", "1.jpg", "2.png"]
+    assert (folder / "images/1.jpg").read_bytes() == files[1].read_bytes()
+    assert Image.open(io.BytesIO((folder / "images/2.png").read_bytes())).size == (7, 5)
+    assert "1,images/1.jpg,,photo 1.JPG\n" in (folder / "query.csv").read_text()
+    assert "data:image/jpeg;base64," in (folder / "tasks.json").read_text()
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.txt: expected an image"):
+        asked(tmp_path / "query", indices=[0], files=[tmp_path / "a.txt"])
+
+
+def test_embeddings_have_names_and_no_images(tmp_path):
+    names = [f"text {index}" for index in range(30)]
+    folder = asked(tmp_path, inputs=pool((16,)), names=names)
+    assert (folder / "query.csv").read_text().splitlines()[:2] == ["pool_index,image,label,name", "12,,,text 12"]
+    assert json.loads((folder / "tasks.json").read_text())[1] == {
+        "data": {"pool_index": 7, "round": 2, "name": "text 7"}
+    }
+    assert list((folder / "images").iterdir()) == []
+    assert "<Image" not in (folder / "label_config.xml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("image_root", "expected"),
+    [
+        (None, "/data/local-files/?d=query/images/12.png"),
+        ("https://example.org/x/", "https://example.org/x/12.png"),
+        ("inline", "data:image/png;base64,"),
+    ],
+)
+def test_where_label_studio_finds_images(tmp_path, monkeypatch, image_root, expected):
+    monkeypatch.setattr(answers, "INLINE", 100)
+    folder = asked(tmp_path / "query", image_root=image_root)
+    image = json.loads((folder / "tasks.json").read_text())[0]["data"]["image"]
+    assert image.startswith(expected)
+    assert image_root == "inline" or image == expected
+
+
+def test_names_are_no_formulas_and_files_are_one_line_a_point(tmp_path):
+    names = ["=1+1", " @x", "-2", "+3", "two\r\nlines\t", 'a,"b"', "caf\udce9", "plain"]
+    folder = asked(tmp_path, indices=range(8), inputs=pool((16,), 8), names=names)
+    rows = list(csv.DictReader(io.StringIO((folder / "query.csv").read_text())))
+    assert [row["name"] for row in rows] == [
+        "'=1+1", "' @x", "'-2", "'+3", "two  lines ", 'a,"b"', r"caf\udce9", "plain",
+    ]  # fmt: skip
+    assert len((folder / "query.csv").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "a"]}, "expected different names, got 'a' 2 times"),
+        ({"class_names": ["a", " b"]}, "without spaces around them, got ' b'"),
+        ({"class_names": ["a", ""]}, "without spaces around them, got ''"),
+        ({"class_names": ["a\0"]}, "without control characters"),
+        ({"indices": [30]}, r"indices: expected pool indices in \[0, 30\), got 30"),
+        ({"indices": [-1]}, "got -1"),
+        ({"indices": [1, 1]}, "expected different points"),
+        ({"indices": [1.5]}, "expected integers"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        asked(tmp_path / "query", **changes)
+    assert not (tmp_path / "query").exists()
+
+
+def test_the_labelling_interface():
+    view = ElementTree.fromstring(label_config(NASTY, images=True))  # noqa: S314
+    assert view.find("Image").attrib["value"] == "$image"
+    choices = view.find("Choices")
+    assert (choices.attrib["name"], choices.attrib["toName"], choices.attrib["choice"]) == (
+        "label",
+        "item",
+        "single-radio",
+    )
+    assert view.find("Image").attrib["name"] == "item"
+    values = [choice.attrib["value"] for choice in choices]
+    assert values == [*NASTY[:6], "＄image", *NASTY[7:], "abstain"]  # Label Studio would look $image up in the task
+    assert [choice.attrib.get("hotkey") for choice in choices][:10] == list("1234567890")
+    assert [choice.attrib.get("hotkey") for choice in choices][10:] == [None, None, None]
+    assert "abstain" not in [choice.attrib.get("hint") for choice in choices]
+    assert label_config(["abstain", "b"], images=False).count('"abstain"') == 1
+
+
+def test_every_class_has_its_own_key():
+    assert hotkeys(DIGITS) == DIGITS
+    assert hotkeys("ABCDEFGHIJ") == list("abcdefghij")
+    assert hotkeys(["a", "A"]) == ["a", "A"]
+    assert hotkeys(["?", "b"]) == ["1", "2"]
+    many = hotkeys([f"class {index}" for index in range(50)])
+    assert many[:12] == [*"1234567890", "a", "b"]
+    taken = [key for key in many if key]
+    assert len(set(taken)) == len(taken) == 34
+    assert not {"h", "q", "?", " "} & set(taken)
+
+
+# -- answers come in -------------------------------------------------------------------------------------------------
+
+
+def test_a_csv_of_answers(tmp_path):
+    text = "pool_index,image,label\n12,images/12.png,dog\n7,images/7.png,\n29,images/29.png,abstain\n"
+    assert told(tmp_path, text) == [(12, 1), (29, ABSTAIN)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffpool_index,label\n12,dog\n3,bird\n",
+        "pool_index,label\r\n12,dog\r\n3,bird\r\n",
+        "pool_index;label\r\n12;dog\r\n3;bird",
+        "pool_index\tlabel\n12\tdog\n3\tbird\n",
+        '"pool_index","label"\n"12","dog"\n"3","bird"\n',
+        "label,note,pool_index\ndog,why,12\nbird,,3\n",
+        "\npool_index,label,,\n12,dog,,\n,,,\n3,bird\n\n",
+        "pool_index,label\n12.0,1.0\n3.0,2\n",  # a data frame with gaps
+        "pool_index,label\n 12 , dog \n3.00,'bird\n",
+        "pool_index,label\n12,dog\n12,dog\n3,bird\n12,1\n",
+    ],
+)
+def test_what_spreadsheets_do_to_a_csv(tmp_path, text):
+    assert told(tmp_path, text) == [(12, 1), (3, 2)]
+
+
+def test_rows_that_differ_are_all_kept_in_order(tmp_path):
+    text = "pool_index,label\n12,dog\n3,cat\n12,cat\n12,cat\n12,?\n12,dog\n"
+    assert told(tmp_path, text) == [(12, 1), (12, 0), (12, ABSTAIN), (12, 1), (3, 0)]
+
+
+def test_no_answers_at_all(tmp_path):
+    assert told(tmp_path, "pool_index,label\n12,\n") == []
+    assert told(tmp_path, "[]", name="export.json") == []
+
+
+@pytest.mark.parametrize(
+    ("class_names", "label", "expected"),
+    [
+        (DIGITS, "7", 7),
+        (DIGITS, "7.0", 7),
+        (["1", "2", "3"], "3", 2),  # names, not numbers
+        (["1", "2", "3"], "0", None),
+        (["007", "7"], "7", 1),
+        (["007", "8"], "7", None),
+        (["cat", "dog"], "1", 1),
+        (["cat", "dog"], "2", None),
+        (["cat", "dog"], "-1", None),
+        (["cat", "dog"], "Dog", None),
+        (["cat", "dog"], "1.5", None),
+        (["cat", "dog"], "1e0", None),
+        (["cat", "dog"], "True", None),
+        (["abstain", "b"], "abstain", 0),
+        (["abstain", "b"], "?", ABSTAIN),
+        (["cat", "dog"], "ABSTAIN", ABSTAIN),
+        (["cat", "dog"], "N/A", None),
+    ],
+)
+def test_which_class_a_label_is(tmp_path, class_names, label, expected):
+    text = f"pool_index,label\n5,{label}\n"
+    if expected is None:
+        with pytest.raises(LabelError, match=r"answers\.csv: row 2: label: expected a class name"):
+            told(tmp_path, text, class_names)
+    else:
+        assert told(tmp_path, text, class_names) == [(5, expected)]
+
+
+def test_class_names_survive_csv_and_json(tmp_path):
+    file = io.StringIO()
+    csv.writer(file).writerows([("pool_index", "label"), *enumerate(NASTY)])
+    expected = list(enumerate(range(len(NASTY))))
+    assert told(tmp_path, file.getvalue(), NASTY) == expected
+    minimal = json.dumps([{"pool_index": index, "label": name} for index, name in enumerate(NASTY)])
+    assert told(tmp_path, minimal, NASTY, "export.json") == expected
+    view = ElementTree.fromstring(label_config(NASTY, images=True))  # noqa: S314
+    chosen = [choice.attrib["value"] for choice in view.find("Choices")][: len(NASTY)]
+    full = json.dumps([task(index, annotation(name)) for index, name in enumerate(chosen)])
+    assert told(tmp_path, full, NASTY, "export.json") == expected
+
+
+def test_any_query_comes_back_from_any_order_of_rows(tmp_path):
+    chance = random.Random(0)  # noqa: S311
+    for trial in range(20):
+        indices = chance.sample(range(30), 12)
+        folder = asked(tmp_path / str(trial), indices=indices, class_names=NASTY, inputs=pool((16,)))
+        rows = list(csv.DictReader(io.StringIO((folder / "query.csv").read_text())))
+        wanted = {}
+        for row in rows:
+            answer = chance.choice([None, ABSTAIN, *range(len(NASTY))])
+            row["label"] = "" if answer is None else "?" if answer == ABSTAIN else NASTY[answer]
+            if answer is not None:
+                wanted[int(row["pool_index"])] = answer
+        chance.shuffle(rows)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, chance.sample(list(rows[0]), 3), delimiter=chance.choice(",;\t"))
+        writer.writeheader()
+        writer.writerows(rows)
+        assert dict(told(tmp_path, file.getvalue(), NASTY)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "row 1: expected a line of column names with pool_index and label"),
+        ("index,label\n1,dog\n", "row 1: expected a line of column names"),
+        ("pool_index,label,label\n1,dog,cat\n", "row 1: expected one column label, found 2"),
+        ("pool_index,label\n1,dog\nx,dog\n", "row 3: pool_index: expected the number of a pool point, found 'x'"),
+        ("pool_index,label\n,dog\n", "row 2: pool_index: .* found ''"),
+        ("pool_index,label\n-1,dog\n", "row 2: pool_index: .* found '-1'"),
+        ("pool_index,label\n1.5,dog\n", "row 2: pool_index"),
+        ("pool_index,label\n1e3,dog\n", "row 2: pool_index"),
+        ("pool_index,label\n99999999999,dog\n", "row 2: pool_index"),
+        ("pool_index,label\n١,dog\n", "row 2: pool_index"),
+        (
+            "pool_index,label\n1,dgo\n",
+            r"row 2: label: expected a class name \(cat, dog, bird\).* found 'dgo'; perhaps dog",
+        ),
+        ("pool_index,name,label\n1,a,b,dog\n", "row 2: expected 3 cells as in the first row, found 4"),
+        ('pool_index,label\n1,"dog\n', "expected CSV"),
+        ('pool_index,label\n1,"dog"x\n', "row 2: expected CSV"),
+        (
+            b"pool_index,label\n1,dog\n2,caf\xe9\n",
+            'row 3: expected UTF-8 text, found the byte 0xe9; save it as "CSV UTF-8"',
+        ),
+        ("pool_index,label\n1,dog\n".encode("utf-16"), "expected UTF-8 text, found UTF-16"),
+        (b"pool_index,label\n1,d\0g\n", "row 2: expected text, found a NUL byte"),
+        ("pool_index,label\n1," + "x" * 200_000 + "\n", "row 2: expected CSV: field larger"),
+    ],
+)
+def test_csv_that_is_refused(tmp_path, text, message):
+    with pytest.raises(LabelError, match=rf"^answers\.csv: .*{message}") as caught:
+        told(tmp_path, text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_no_file_or_too_large(tmp_path, monkeypatch):
+    with pytest.raises(LabelError, match="found no file"):
+        read_answers(tmp_path / "none.csv", class_names=NAMES)
+    with pytest.raises(LabelError, match="found a folder"):
+        read_answers(tmp_path, class_names=NAMES)
+    monkeypatch.setattr(answers, "LARGEST", 20)
+    assert told(tmp_path, "pool_index,label\n1,0") == [(1, 0)]
+    with pytest.raises(LabelError, match="expected at most 0 MiB of answers"):
+        told(tmp_path, "pool_index,label\n1,0\n2,0")
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / "answers.csv"
+    path.write_text("pool_index,label\n1,dog\n")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    decode = answers._text
+
+    def swap(content, name):
+        path.write_text("pool_index,label\n1,cat\n2,cat\n")
+        return decode(content, name)
+
+    monkeypatch.setattr(answers, "_text", swap)
+    found = read_answers(path, class_names=NAMES)
+    assert (found.indices.tolist(), found.labels.tolist(), found.source["sha256"]) == ([1], [1], digest)
+
+
+# -- Label Studio ----------------------------------------------------------------------------------------------------
+
+
+def annotation(choice, number=1, created="2026-11-25T21:50:04.951023Z", **changes):
+    """As Label Studio 1.23.2 exports one; `choice` is None for what was skipped."""
+    result = {"from_name": "label", "to_name": "item", "type": "choices", "value": {"choices": [choice]}}
+    return {
+        "id": number,
+        "completed_by": 1,
+        "result": [] if choice is None else [result],
+        "was_cancelled": choice is None,
+        "ground_truth": False,
+        "created_at": created,
+        "updated_at": created,
+        "lead_time": 3.2,
+    } | changes
+
+
+def task(index, *annotations, **changes):
+    data = {"pool_index": index, "round": 2, "name": f"pool point {index}", "image": "/data/local-files/?d=x.png"}
+    return {"id": 101, "annotations": list(annotations), "predictions": [], "data": data} | changes
+
+
+def test_a_full_export(tmp_path):
+    tasks = [
+        task(3, annotation("dog")),
+        task(14, annotation(None)),  # skipped
+        task(15, annotation("abstain")),
+        task(9),  # not answered yet
+        task(26, annotation("bird", result=[])),  # submitted without a choice
+        task("5", annotation("2")),  # tasks that were imported from CSV
+    ]
+    assert told(tmp_path, json.dumps(tasks), name="export.json") == [(3, 1), (14, ABSTAIN), (15, ABSTAIN), (5, 2)]
+    assert told(tmp_path, json.dumps(tasks[0]), name="export.json") == [(3, 1)]
+    assert told(tmp_path, "\ufeff" + json.dumps(tasks[:1]), name="no-ending") == [(3, 1)]
+
+
+def test_every_annotator_counts_in_the_order_of_time(tmp_path):
+    tasks = [
+        task(
+            3,
+            annotation("dog", 13, "2026-11-25T21:50:05Z"),  # a whole second: without fraction
+            annotation("cat", 12, "2026-11-25T21:50:05.000001Z"),
+            annotation("dog", 11, "2026-11-25T21:50:04.9Z"),
+            annotation("bird", 10, "2026-11-25T22:50:04.8+01:00"),
+            annotation("cat", 15, "2026-11-25T21:50:09Z"),
+            annotation("dog", 14, "2026-11-25T21:50:09Z"),
+        ),
+        task(1, annotation("dog", 2, "2020-01-01T00:00:00Z")),
+    ]
+    expected = [(3, 2), (3, 1), (3, 1), (3, 0), (3, 1), (3, 0), (1, 1)]  # two dogs in a row: of two annotators
+    assert told(tmp_path, json.dumps(tasks), name="export.json") == expected
+
+
+def test_json_min_and_csv_exports_are_newest_first(tmp_path):
+    minimal = [
+        {"pool_index": 3, "id": 7, "label": "cat", "annotation_id": 8, "created_at": "2026-11-25T21:50:09Z"},
+        {"pool_index": 3, "id": 7, "label": "dog", "annotation_id": 7, "created_at": "2026-11-25T21:50:04.951023Z"},
+        {"pool_index": 4, "id": 8, "annotation_id": None, "created_at": None},
+    ]
+    assert told(tmp_path, json.dumps(minimal), name="export.json") == [(3, 1), (3, 0)]
+    text = (
+        '"annotation_id","annotator","created_at","id","label","pool_index"\n'
+        '8,"1","2026-11-25T21:50:09Z",7,"cat",3\n7,"1","2026-11-25T21:50:04.951023Z",7,"dog",3\n"","","",8,"",4\n'
+    )
+    assert told(tmp_path, text) == [(3, 1), (3, 0)]
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ("[{", "expected JSON"),
+        ("pool_index,label\n", "expected JSON"),
+        ("[NaN]", "expected JSON: NaN"),
+        ("[" * 100_000, "expected JSON"),
+        (3, "expected a list of tasks, found 3"),
+        ([3], "task 1: expected a JSON object, found 3"),
+        ([task(1), {"id": 9, "label": "dog"}], r"task 2 \(id 9\): expected a pool_index"),
+        ([task(1, data={"image": "x"})], r"task 1 \(id 101\): expected a pool_index in its data"),
+        ([task("x")], "task 1 .*: pool_index: expected the number of a pool point, found 'x'"),
+        ([task(True)], "pool_index: .* found True"),
+        ([task(1.5)], "pool_index: .* found 1.5"),
+        ([task(None)], "pool_index: .* found None"),
+        ([task(1, annotations=None)], "expected annotations, found None; is this the file to import?"),
+        ([task(1, 5)], "expected an annotation, found 5"),
+        ([task(1, annotation("wolf"))], r"task 1 \(id 101\): label: expected a class name .* found 'wolf'"),
+        ([task(1, annotation("dog", result="dog"))], "expected a list of results"),
+        ([task(1, annotation("dog", created="yesterday"))], "expected a time in created_at, found 'yesterday'"),
+        ([{"pool_index": 1, "label": ["dog"]}], "label: expected one class, found"),
+        ([{"pool_index": 1, "label": {"choices": ["dog", "cat"]}}], "label: expected one class, found"),
+        ([{"pool_index": 1, "label": True}], "label: expected one class, found True"),
+        ([{"pool_index": 1, "label": 7}], "label: expected a class name .* found 7"),
+    ],
+)
+def test_json_that_is_refused(tmp_path, tree, message):
+    with pytest.raises(LabelError, match=rf"^export\.json: .*{message}") as caught:
+        told(tmp_path, tree if isinstance(tree, str) else json.dumps(tree), name="export.json")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"from_name": "label", "value": {"choices": ["dog", "cat"]}}, "expected one choice, found 2"),
+        ({"from_name": "label", "value": {"text": ["dog"]}}, "expected choices"),
+        ({"from_name": "mood", "value": {"choices": ["dog"]}}, 'expected an answer to "label" .*, found mood'),
+    ],
+)
+def test_results_of_another_interface_are_refused(tmp_path, result, message):
+    with pytest.raises(LabelError, match=message):
+        told(tmp_path, json.dumps([task(1, annotation("dog", result=[result]))]), name="export.json")

@@ -1,0 +1,268 @@
+"""Real processes that are killed, interrupted or have no room on the disk, and what the next one makes of it.
+
+The whole campaign is `python tests/crash_campaign.py`; that a run goes on from every single event is in test_run.py.
+"""
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bdal.experiment import directory, parameters
+from tests.crash_campaign import EVENTS, FILES, NAMED, POSTERIORS, START_UP, Bench, campaign, ledgers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+EVERY = {event: [name for name in NAMED if re.search(rf"_{event}(:|$)", name)] for event in (*EVENTS, *FILES)}
+EVERY["parameters"] = [name for name in NAMED if name.startswith("parameters_")]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Both posteriors, run to the end; what they compiled is kept."""
+    bench = Bench(tmp_path_factory.mktemp("crashes"))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(bench.reference, POSTERIORS))
+    return bench
+
+
+def finished_as_expected(bench, posterior, workdir):
+    process = bench.start(posterior, workdir)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert ledgers(workdir) == bench.expected[posterior]
+    return errors
+
+
+def prefixes(bench, posterior, workdir):
+    """What is there is readable, and the beginning of what would have come."""
+    found = ledgers(workdir)
+    for name, content in found.items():
+        directory.read(workdir / name)
+        assert bench.expected[posterior][name].startswith(content)
+    return found
+
+
+# -- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_points_are_where_the_ledger_is_written():
+    assert sorted(name for names in EVERY.values() for name in names) == sorted(NAMED)
+    assert all(EVERY.values())
+
+
+def test_killed_again_and_again_a_run_ends_in_the_same_bytes(bench, tmp_path):
+    rng = random.Random(7)  # noqa: S311
+
+    def trial(posterior):
+        places = [*rng.sample([name for name in NAMED if name.endswith(":1")], 3), "after_labelled:3"]
+        places += [rng.uniform(START_UP, bench.seconds[posterior]) for _ in range(2)]
+        return bench.trial(posterior, tmp_path / posterior, places)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(trial, POSTERIORS))
+    assert all(outcome.same for outcome in outcomes), outcomes
+    assert sum(len(outcome.kills) for outcome in outcomes) >= 4, outcomes  # the named points at the least
+
+
+@pytest.mark.parametrize(("event", "posterior"), zip(EVERY, itertools.cycle(POSTERIORS)))
+def test_killed_at_every_named_point(bench, tmp_path, event, posterior):
+    outcome = bench.trial(posterior, tmp_path / "run", EVERY[event])
+    assert outcome.same
+    # a second kill of a kind needs a second event of that kind to come: there is one table, one "finished" is the last
+    assert len(outcome.kills) >= len([name for name in EVERY[event] if not name.endswith((":2", ":3"))])
+    for seed in range(2):
+        for strategy in ("random", "power_bald"):
+            folder = tmp_path / "run" / posterior / strategy / f"seed_{seed}"
+            assert [line["round"] for line in directory.read(folder / "metrics.jsonl")] == [0, 1, 2, 3]
+            whole = bench.folder / f"{posterior}-again" / posterior / strategy / f"seed_{seed}" / "parameters"
+            ours, theirs = (parameters.restore_leaves(each) for each in (folder / "parameters", whole))
+            assert ours.keys() == theirs.keys()
+            assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_a_campaign(tmp_path):
+    outcomes = campaign(tmp_path, 12, seed=3, line=lambda text: None)
+    assert all(outcome.same for outcome in outcomes), outcomes
+    assert sum(len(outcome.kills) for outcome in outcomes) >= 12
+
+
+def test_a_killed_process_is_taken_over_with_a_warning_and_its_query_is_asked_again(bench, tmp_path):
+    workdir = tmp_path / "run"
+    process = bench.start("mc_dropout", workdir, "after_queried:2")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    owner = json.loads((workdir / "run.lock").read_text())
+    assert owner["pid"] == process.pid
+    (content,) = (text for text in prefixes(bench, "mc_dropout", workdir).values() if text)
+    assert b'"queried", "round": 1' in content.splitlines()[-1]
+    errors = finished_as_expected(bench, "mc_dropout", workdir)
+    assert (
+        f"bdal: warning: {workdir}: taking over from process {process.pid} on host {socket.gethostname()} since "
+        f"{owner['started']}, which did not finish\n"
+    ) in errors
+    assert not (workdir / "run.lock").exists()
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+WAITING = """
+import sys
+from bdal import cli
+from bdal.experiment import run
+stage = run.Progress.stage
+def waiting(report, text):
+    if text.endswith("random, round 1: {phase}"):
+        print("here", flush=True)
+        sys.stdin.readline()
+    stage(report, text)
+run.Progress.stage = waiting
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def heard(process, line):
+    for text in process.stdout:
+        if text == f"{line}\n":
+            return
+    pytest.fail(process.stderr.read())
+
+
+@pytest.mark.parametrize(
+    ("posterior", "number", "phase"), [("mc_dropout", signal.SIGTERM, "fit"), ("deep_ensemble", signal.SIGINT, "query")]
+)
+def test_a_signal_in_the_middle_of_a_round(bench, tmp_path, posterior, number, phase):
+    workdir = tmp_path / "run"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child would inherit that it is ignored
+    try:
+        process = bench.start(posterior, workdir, code=WAITING.format(phase=phase))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    heard(process, "here")
+    assert (workdir / "run.lock").exists()
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.endswith(
+        f"bdal: interrupted; what was complete is kept; to go on: bdal run {bench.folder / posterior}.yaml --workdir "
+        f"{workdir}\n"
+    )
+    assert "Traceback" not in errors
+    assert not (workdir / "run.lock").exists()
+    found = prefixes(bench, posterior, workdir)
+    assert {content.count(b"\n") for content in found.values()} == {5}  # the start, and a round; nothing new
+    assert "taking over" not in finished_as_expected(bench, posterior, workdir)
+
+
+# -- two at once ------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_told_to_try_later(bench, tmp_path):
+    workdir = tmp_path / "run"
+    first = bench.start("mc_dropout", workdir, code=WAITING.format(phase="fit"))
+    heard(first, "here")
+    owner = json.loads((workdir / "run.lock").read_text())
+    before = ledgers(workdir)
+    second = bench.start("mc_dropout", workdir)
+    _, errors = second.communicate()
+    assert second.returncode == 75
+    assert errors == (
+        f"bdal: {workdir} is in use by process {first.pid} on host {socket.gethostname()} since {owner['started']}; "
+        "try again later\n"
+    )
+    assert ledgers(workdir) == before
+    first.communicate("\n")
+    assert first.returncode == 0
+    assert ledgers(workdir) == bench.expected["mc_dropout"]
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+from bdal import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_file_that_cannot_grow(bench, tmp_path):
+    """The limit on a file's size is what a full disk is to a process: a write stops halfway."""
+    workdir = tmp_path / "run"
+    size = max(map(len, bench.expected["mc_dropout"].values())) * 2 // 3
+    assert size > max((bench.folder / "mc_dropout-again" / name).stat().st_size for name in ("run.json", "config.yaml"))
+    process = bench.start("mc_dropout", workdir, code=LIMITED.format(size=size))
+    _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert re.search(r"^bdal: .*(ledger|metrics)\.jsonl: File too large$", errors, re.MULTILINE)
+    assert "Traceback" not in errors
+    assert any(content.count(b"\n") > 4 for content in prefixes(bench, "mc_dropout", workdir).values())
+    finished_as_expected(bench, "mc_dropout", workdir)
+
+
+# -- oracles ----------------------------------------------------------------------------------------------------------
+
+FAILING = """
+import sys
+from bdal import cli
+from bdal.experiment import config, run
+cli._keep_compiled_programs()
+experiment = config.load(sys.argv[2])
+labels, count = run.prepare(experiment).data.pool_labels, [0]
+def oracle(indices):
+    count[0] += 1
+    if count[0] == 4:
+        raise TimeoutError("the annotator has gone home")
+    return labels[indices]
+run.run(experiment, sys.argv[4], oracle=oracle)
+"""
+
+
+def test_an_oracle_that_raises_ends_the_process_with_an_error(bench, tmp_path):
+    process = bench.start("mc_dropout", tmp_path / "run", code=FAILING)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors.endswith("TimeoutError: the annotator has gone home\n")
+    (content,) = (text for text in prefixes(bench, "mc_dropout", tmp_path / "run").values() if text)
+    assert b'"queried", "round": 1' in content.splitlines()[-1]
+    finished_as_expected(bench, "mc_dropout", tmp_path / "run")
+
+
+def test_people_who_are_interrupted_between_their_last_answer_and_the_training(bench, tmp_path):
+    def bdal(command, *arguments, failpoint=""):
+        environment = os.environ | {"BDAL_FAILPOINT": failpoint, "BDAL_CACHE_DIR": str(bench.folder / "cache")}
+        return subprocess.run(
+            [sys.executable, "-m", "bdal", command, *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    people = ["--labels.oracle=people", "--seeds=1", "--comparisons.0.strategies=[random]", "--together=false"]
+    done = {}
+    for name, failpoint in (("whole", ""), ("killed", "after_labelled")):
+        workdir = tmp_path / name
+        first = bdal("run", str(bench.folder / "mc_dropout.yaml"), "--workdir", name, *people)
+        assert first.returncode == 0, first.stderr
+        while True:
+            asked = bdal("ask", name)
+            assert asked.returncode == 0, asked.stderr
+            if asked.stdout.startswith("finished"):
+                break
+            text = (workdir / "query" / "query.csv").read_text().replace("\n", "7\n").replace("label7", "label", 1)
+            answers = tmp_path / f"{time.monotonic_ns()}"
+            answers.mkdir()
+            (answers / "answers.csv").write_text(text)
+            if failpoint:
+                killed = bdal("tell", name, str(answers / "answers.csv"), failpoint=failpoint)
+                assert killed.returncode == -signal.SIGKILL
+            told = bdal("tell", name, str(answers / "answers.csv"))
+            assert told.returncode == 0, told.stderr
+        done[name] = ledgers(workdir)
+    assert done["killed"] == done["whole"]

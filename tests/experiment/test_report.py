@@ -1,0 +1,502 @@
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdal.errors import ConfigError
+from bdal.experiment import config, directory, figures, queried, sections
+from bdal.experiment.gather import gather
+from bdal.experiment.report import report
+from tests.synthetic import SMALL, digits, events, make_run
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+BLANK = '<svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="http://www.w3.org/2000/svg"></svg>'
+TITLES = [
+    "Progress", "Learning curves", "Comparison of strategies", "MC dropout", "How to read these tables",
+    "What was queried", "Classes", "Scores", "Images", "Answers", "Time", "Warnings", "Configuration",
+    "Versions and devices",
+]  # fmt: skip
+
+
+@pytest.fixture
+def blank(monkeypatch):
+    """Figures are laid out as ever and come out blank, which takes a tenth of the time."""
+
+    def save(figure, path_stem, kinds):
+        paths = [Path(f"{path_stem}.{kind}") for kind in kinds]
+        for path in paths:
+            path.write_text(BLANK)
+        return paths
+
+    monkeypatch.setattr(figures, "_save_as", save)
+
+
+def read(page: Path) -> tuple[str, str]:
+    return page.read_text(encoding="utf-8"), page.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def one_seed() -> config.Experiment:
+    return replace(SMALL, seeds=1, comparisons=(replace(SMALL.comparisons[0], strategies=(config.Strategy("bald"),)),))
+
+
+def table(text: str, caption: str) -> list[list[str]]:
+    """The cells of the Markdown table below a caption that begins so."""
+    below = text[text.index(f"**{caption}") :].split("\n\n")[1]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in below.splitlines()]
+
+
+def section(text: str, title: str) -> str:
+    """What stands under a Markdown heading, up to the next one of its level or above."""
+    head = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    rest = text[head.end() :]
+    after = re.search(rf"^#{{1,{len(head[1])}}} ", rest, re.MULTILINE)
+    return rest[: after.start()] if after else rest
+
+
+# -- a finished run ---------------------------------------------------------------------------------------------------
+
+
+def test_every_section_is_there_and_the_same_run_gives_the_same_bytes(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    before = files(workdir)
+    page = report([workdir])
+    assert page == workdir / "report" / "report.html"
+    html, text = read(page)
+
+    assert [title for _, title in re.findall(r'<h([23]) id="[^"]*">(.*?)</h', html)] == TITLES
+    assert re.findall(r"^##+ (.*)$", text, re.MULTILINE) == TITLES
+    assert re.findall(r'<li[^>]*><a href="#([^"]*)">', html) == re.findall(r'<h[23] id="([^"]*)"', html)
+    assert "All 4 runs are finished: budget spent." in html
+    for word in (
+        "Two query strategies (power_bald-beta-4, random)",
+        "3,823 points in the pool, 10 classes",
+        "2 paired",
+    ):
+        assert word in html
+    assert "power_bald-beta-4 has the largest area under the accuracy curve" in html
+    assert "2 paired seeds are too few to tell any strategy from random" in html
+    assert "Every class has a training label" in html or "no label of" in html
+
+    # one file that needs no other, and the same figures beside it
+    pictures = re.findall(r"!\[.+?\]\(figures/(.*?)\.png\)", text)
+    assert len(pictures) == html.count('<svg role="img"') == 7  # curves, classes, scores, 2 sheets, seconds, rounds
+    assert not re.search(r"<script|<link(?! rel=\"icon\" href=\"data:,\")|@import|src=\"(?!data:)|url\((?!#)", html)
+    assert not re.search(r"\son[a-z]+=", html)
+    assert len(html) < 3_000_000
+    for name in pictures:
+        with Image.open(page.parent / "figures" / f"{name}.png") as image:
+            assert min(image.size) > 100
+        assert (page.parent / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert all(re.findall(r'aria-label="([^"]+)"', html))
+
+    # nothing of the run was touched, and again the same
+    first = files(page.parent)
+    assert {name: content for name, content in files(workdir).items() if not name.startswith("report/")} == before
+    again = report([workdir], tmp_path / "again")
+    assert files(again.parent) == first
+
+
+def test_numbers_are_those_of_the_run(tmp_path, blank, monkeypatch):
+    drawn = {}
+
+    def keeping(name):
+        real = getattr(figures, name)
+
+        def keep(*data, **options):
+            drawn.setdefault(name, []).append(data)
+            return real(*data, **options)
+
+        return keep
+
+    for name in ("class_histograms", "seconds_by_strategy", "seconds_by_round", "score_distributions", "contact_sheet"):
+        monkeypatch.setattr(figures, name, keeping(name))
+    workdir = make_run(tmp_path / "run")
+    _, text = read(report([workdir]))
+
+    shares, classes, pool = drawn["class_histograms"][0]
+    assert classes == list("0123456789")
+    assert pool == pytest.approx(np.bincount(digits().labels) / len(digits().labels))
+    met = set()
+    for place, name in enumerate(["random", "power_bald-beta-4"]):
+        for seed in (0, 1):
+            asked = [e for e in events(SMALL, seed, place) if e["event"] == "labelled"]
+            counts = Counter(label for event in asked for label in event["labels"])
+            expected = [counts[label] / sum(counts.values()) for label in range(10)]
+            assert shares[name][seed] == pytest.approx(expected)
+            met |= counts.keys()
+    assert met == set(range(10))
+
+    # of two seeds in one program each has half: fit 2 + r, query 1 (none in the last round), evaluate 0.5
+    assert drawn["seconds_by_strategy"][0][0]["random"] == {"fit": 1.75, "evaluate": 0.25, "query": 0.5}
+    assert drawn["seconds_by_round"][0][0]["random"][0] == {"fit": 11.0, "evaluate": 0.25, "query": 0.5}
+    assert table(text, "Seconds a round")[2:] == [
+        ["MC dropout", name, "1.75", "0.25", "0.50", "11.75", "32.5"] for name in ("power_bald-beta-4", "random")
+    ]
+
+    assert list(drawn["score_distributions"][0][0]) == ["power_bald-beta-4"]
+    scores = drawn["score_distributions"][0][0]["power_bald-beta-4"]
+    assert scores.labels == [10, 15]
+    assert np.asarray(scores.quantiles).shape == (2, 5)
+    assert [len(gains) for gains in scores.queried] == [5, 5]
+
+    lines = drawn["contact_sheet"][0][0]
+    asked = [e for e in events(SMALL, 0, 1) if e["event"] == "queried"]
+    assert [name for name, _ in lines] == ["round 0", "round 1"]
+    for (_, tiles), event in zip(lines, asked, strict=True):
+        assert [name for _, name in tiles] == [str(digits().labels[index]) for index in event["indices"]]
+        np.testing.assert_array_equal(np.stack([image for image, _ in tiles]), digits().inputs[event["indices"]])
+
+
+def test_one_seed_has_no_intervals(tmp_path, blank):
+    html, text = read(report([make_run(tmp_path / "run", one_seed())], load_data=False))
+    assert "The run is finished: budget spent." in text
+    assert "of one seed: no intervals" in text
+    assert "±" not in section(text, "Learning curves")
+    assert "nan" not in html.lower().replace("nance", "")
+    assert "No contact sheets: the data was not read, as was asked." in text
+    assert "no shares in the pool: the data was not read, as was asked" in text
+
+
+# -- whatever is committed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_every_prefix_of_a_ledger(tmp_path, blank, torn):
+    experiment = one_seed()
+    whole = make_run(tmp_path / "whole", experiment)
+    ledger = whole / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 2 + 3 * 2 + 2
+    for count in range(len(lines) + (not torn)):
+        ledger.write_bytes(b"".join(lines[:count]) + (lines[count][: len(lines[count]) // 2] if torn else b""))
+        html, text = read(report([whole], tmp_path / "out", load_data=False))
+        rounds = sum(json.loads(line)["event"] == "evaluated" for line in lines[:count])
+        if count == len(lines):
+            assert "The run is finished: budget spent." in html
+        elif count == 0:
+            assert "Nothing has been run yet." in html
+        else:
+            assert f"The run has come to {rounds} of 3 rounds, not finished." in html
+            labels = str(5 + 5 * rounds if rounds else 0)
+            far = ["MC dropout", "bald", "not finished", "0 of 1", f"{rounds} of 3", labels]
+            assert table(text, "How far")[2] == far
+        assert ("cut off by a crash" in text) == torn
+        assert ("No round has been evaluated yet." in text) == (rounds == 0)
+        queries = sum(json.loads(line)["event"] == "queried" for line in lines[:count])
+        assert ("Nothing has been queried yet." in text) == (queries == 0)
+
+
+def test_a_run_of_which_some_seeds_are_behind(tmp_path, blank):
+    workdir = make_run(tmp_path / "run")
+    behind = workdir / "mc_dropout" / "random" / "seed_1"
+    lines = (behind / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (behind / "ledger.jsonl").write_bytes(b"".join(lines[:4]))
+    (behind / "metrics.jsonl").unlink()
+    shutil.rmtree(workdir / "mc_dropout" / "power_bald-beta-4" / "seed_1")
+    _, text = read(report([workdir], load_data=False))
+    assert "2 of 4 runs are finished; the others have come to 0 to 1 of 3 rounds, not finished." in text
+    assert [line[1:5] for line in table(text, "How far")[2:]] == [
+        ["power_bald-beta-4", "budget spent; not finished", "1 of 2", "0 to 3 of 3"],
+        ["random", "budget spent; not finished", "1 of 2", "1 to 3 of 3"],
+    ]
+
+
+def test_a_directory_in_which_nothing_has_run(tmp_path, blank):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(config.dump(SMALL))
+    _, text = read(report([tmp_path / "run"], load_data=False))
+    assert "Nothing has been run yet." in text
+    assert "There is no run.json yet." in text
+    assert [line[2] for line in table(text, "How far")[2:]] == ["not started", "not started"]
+
+
+@pytest.mark.parametrize("name", ["mnist", "repeated_optdigits"])
+def test_directories_of_earlier_versions(tmp_path, blank, monkeypatch, name):
+    monkeypatch.setenv("BDAL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("BDAL_DATA_DIR", raising=False)
+    before = files(RESULTS / name)
+    _, text = read(report([RESULTS / name], tmp_path / "out"))
+    assert files(RESULTS / name) == before
+    runs = len(list((RESULTS / name).glob("*/*/seed_*")))
+    assert f"All {runs} runs are finished: budget spent." in text
+    assert "its config is of bdal 0.1.0" in text
+    if name == "mnist":  # nothing is downloaded for a report
+        assert "No contact sheets: the files of mnist are not on this machine" in text
+    else:
+        assert "on optdigits (1,000 points in the pool, changed by repeated (repeats 4, noise 0.1))" in text
+        # the subset is drawn by another key since, so these are not the points that were queried
+        assert "No contact sheets: the data that lies here is not the data of the run" in text
+        assert "![Images that" not in text
+        assert "higher than random: lcmd, batchbald" in text
+
+
+def test_an_earlier_versions_data_is_shown_only_if_its_labels_are_those_of_the_ledger(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", one_seed())
+    known = (workdir / "config.yaml").read_text()
+    old = re.sub(r"^( *)builders: \[\]$", r"\1repeats: 1\n\1noise: 0.0", known, flags=re.MULTILINE)
+    (workdir / "config.yaml").write_text(old)
+    identity = json.loads((workdir / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**identity, "data": "taken in another way"}))
+    assert "![Images" in read(report([workdir]))[1]
+    ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    told = directory.read(ledger)
+    ledger.unlink()
+    for event in told:
+        if event["event"] == "initial":
+            event["labels"][3] = (event["labels"][3] + 1) % 10
+        directory.append(ledger, event)
+    _, text = read(report([workdir]))
+    assert "its config is of bdal 0.1.0" in text
+    assert "![Images" not in text
+
+
+def test_a_config_that_is_not_understood(tmp_path, blank):
+    workdir = make_run(tmp_path / "run")
+    known = (workdir / "config.yaml").read_text()
+    (workdir / "config.yaml").write_text(known + "later: {field: 1}\n")
+    _, text = read(report([workdir]))
+    assert "this version does not read its config (config.yaml: later: unknown field" in text
+    assert "All 4 runs are finished" in text
+    assert "later: {field: 1}" in text
+    (workdir / "config.yaml").write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="expected a mapping of fields"):
+        report([workdir])
+
+
+def test_what_is_no_run_directory(tmp_path):
+    for path, found in ((tmp_path, "no config.yaml in it"), (tmp_path / "away", "no such directory")):
+        with pytest.raises(ConfigError) as error:
+            report([path])
+        assert str(error.value) == f"{path}: expected a run directory, as `bdal run` writes it, found {found}"
+    with pytest.raises(ConfigError, match="at least one run directory, found none"):
+        report([])
+    workdir = make_run(tmp_path / "run", one_seed())
+    with pytest.raises(ConfigError, match="cannot be used for the report"):
+        report([workdir], workdir / "config.yaml")
+
+
+def test_damage_is_no_torn_line(tmp_path):
+    workdir = make_run(tmp_path / "run", one_seed())
+    ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"round": 1', b'"round": 7', 1))
+    with pytest.raises(directory.CorruptRunError, match=r"ledger.jsonl: line \d+: "):
+        report([workdir])
+
+
+# -- what the reader must know ----------------------------------------------------------------------------------------
+
+
+def test_everything_from_the_run_is_escaped(tmp_path, blank):
+    evil = '<script>alert("1")</script> [x](javascript:1) `a` | b'
+    strategy = config.Strategy("power_bald", {"note": evil})
+    experiment = replace(SMALL, seeds=1, comparisons=(config.Comparison("mc_dropout", 20, (strategy,)),))
+    workdir = make_run(tmp_path / "run", experiment)
+    identity = json.loads((workdir / "run.json").read_text())
+    identity["mismatches"] = [evil]
+    identity["facts"]["classes"] = [f"{evil} {number}" for number in range(10)]
+    identity["versions"]["jax"] = evil
+    (workdir / "run.json").write_text(json.dumps(identity))
+    directory.append(
+        workdir / "warnings.jsonl", {"where": evil, "category": "UserWarning", "message": f"{evil}\n# {evil}"}
+    )
+    html, text = read(report([workdir], load_data=False))
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 7
+    fenced = re.sub(r"^```+\n.*?^```+$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in fenced
+    assert not re.search(r"(?<!\\)\]\(javascript", fenced)
+    assert "<script" in text  # the config, inside a fence
+    assert len({line.count("|") - line.count(r"\|") for line in fenced.splitlines() if line.startswith("| ")}) < 12
+    for caption in ("What the run warned of", "Versions and devices"):
+        cells = re.findall(rf"\*\*{caption}.*?\n\n(.*?)\n\n", fenced, re.DOTALL)[0].splitlines()
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in cells}) == 1
+
+
+def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank):
+    experiment = one_seed()
+    workdir = make_run(tmp_path / "run", experiment, noise=0.125)
+    ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    told = directory.read(ledger)
+    ledger.unlink()
+    for event in told:
+        if event["event"] in ("initial", "labelled"):
+            event["labels"] = [label % 8 for label in event["labels"]]  # nothing is an 8 or a 9
+        if event["event"] == "labelled":
+            event["labels"][:2] = [None, None]
+        directory.append(ledger, event)
+        if event.get("round") == 0 and event["event"] == "labelled":
+            again = {"event": "relabelled", "indices": event["indices"][2:3], "labels": [(event["labels"][2] + 1) % 8]}
+            directory.append(ledger, again)
+    _, text = read(report([workdir]))
+    assert table(text, "Answers to the queries")[2] == ["MC dropout", "bald", "6", "4", "1"]
+    assert "12.5 % of the pool's labels were flipped" in text
+    (group,) = gather([workdir])
+    seen = set(queried._answers(group.runs[0], "initial", "labelled").values())
+    absent = [str(label) for label in range(10) if label not in seen]
+    assert absent[-2:] == ["8", "9"]
+    listed = re.search(r"MC dropout, bald, seed 0: no label of (\d+) classes, (.*)", text)
+    assert listed[1] == str(len(absent))
+    assert re.split(r", | and ", listed[2]) == absent
+    answers = queried._answers(group.runs[0])
+    assert list(answers.values()).count(None) == 4
+    assert len(answers) == 10  # the one that was labelled again counts once, by its last answer
+    (again,) = [event for event in group.runs[0].events if event["event"] == "relabelled"]
+    assert answers[again["indices"][0]] == again["labels"][0]
+
+
+def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank):
+    workdir = make_run(tmp_path / "run")
+    identity = json.loads((workdir / "run.json").read_text())
+    later = {**identity, "versions": {**identity["versions"], "jax": "9.9.9"}}
+    identity |= {"later": [later], "mismatches": ["jax: 0.7.2 != 9.9.9"]}
+    (workdir / "run.json").write_text(json.dumps(identity))
+    directory.append(workdir / "warnings.jsonl", {"where": "mc_dropout/bald, round 4", "category": "C", "message": "M"})
+    ledger = workdir / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl"
+    *told, end = directory.read(ledger)
+    ledger.unlink()
+    for event in [*told, {**end, "reason": "stabilised"}]:
+        directory.append(ledger, event)
+    _, text = read(report([workdir], load_data=False))
+    assert "- jax: 0.7.2 != 9.9.9" in section(text, "Warnings")
+    assert table(text, "What the run warned of")[2] == ["mc_dropout/bald, round 4", "C", "M"]
+    versions = table(text, "Versions and devices")
+    assert versions[0] == ["", "at first", "later"]
+    assert ["jax", identity["versions"]["jax"], "9.9.9"] in versions
+    assert table(text, "How far")[3][2] == "budget spent (1); predictions stabilised (1)"
+
+
+def test_other_data_under_the_same_name_is_not_shown(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", one_seed())
+    identity = json.loads((workdir / "run.json").read_text())
+    (workdir / "run.json").write_text(json.dumps({**identity, "data": "of another pool"}))
+    _, text = read(report([workdir]))
+    assert "No contact sheets: the data that lies here is not the data of the run, as its fingerprint differs." in text
+    assert "![Images" not in text
+
+
+def test_data_that_is_no_longer_there(tmp_path, blank):
+    experiment = replace(one_seed(), data=config.Data(name=str(tmp_path / "gone.npz")))
+    _, text = read(report([make_run(tmp_path / "run", experiment)]))
+    assert "No contact sheets: the data cannot be read (" in text
+    assert "gone.npz: no such file" in text
+
+
+def test_points_that_are_no_images(tmp_path, blank):
+    from bdal import datasets
+
+    data = digits()
+    np.savez(
+        tmp_path / "flat.npz", inputs=data.inputs.reshape(-1, 64), labels=data.labels,
+        test_inputs=data.test_inputs.reshape(-1, 64), test_labels=data.test_labels,
+    )  # fmt: skip
+    workdir = make_run(tmp_path / "run", replace(one_seed(), data=config.Data(name=str(tmp_path / "flat.npz"))))
+    identity = json.loads((workdir / "run.json").read_text())
+    identity["data"] = datasets.fingerprint(datasets.load(tmp_path / "flat.npz"))
+    (workdir / "run.json").write_text(json.dumps(identity))
+    _, text = read(report([workdir]))
+    assert "No contact sheets: points of shape (64,) are no images" in text
+
+
+# -- several directories ----------------------------------------------------------------------------------------------
+
+
+def points(folder: Path) -> list[Path]:
+    """The runs of `SMALL`, a directory for each strategy and seed."""
+    made = []
+    for strategy in SMALL.comparisons[0].strategies:
+        for seed in range(2):
+            comparison = replace(SMALL.comparisons[0], strategies=(strategy,))
+            point = replace(SMALL, seeds=1, first_seed=seed, comparisons=(comparison,), name=f"{strategy.name}-{seed}")
+            made.append(make_run(folder / f"{strategy.name}-{seed}", point))
+            whole = folder.parent / "whole" / "mc_dropout" / comparison.label(strategy) / f"seed_{seed}"
+            shutil.copytree(
+                whole, made[-1] / "mc_dropout" / comparison.label(strategy) / f"seed_{seed}", dirs_exist_ok=True
+            )
+    return made
+
+
+def test_the_points_of_a_sweep_read_as_one_run(tmp_path, blank):
+    whole = make_run(tmp_path / "whole")
+    page = report(points(tmp_path / "runs"), tmp_path / "sweep")
+    _, text = read(page)
+    _, one = read(report([whole]))
+    for title in TITLES[:-3]:
+        if title not in ("Progress", "What was queried"):
+            assert section(text, title) == section(one, title), title
+    assert "4 run directories on the same data, read as one. Two query strategies (power_bald-beta-4, random)" in text
+    assert "All 4 runs are finished: budget spent." in text
+    held = table(text, "The run directories.")
+    assert held[2] == ["random-0", "mc_dropout; random; seed 0", "The run is finished: budget spent."]
+    assert len(held) == 6
+    assert table(text, "Versions and devices")[0] == ["", "value"]  # the same everywhere
+    assert "comparisons.0.strategies.0.name: " in text
+    assert text == read(report([*points(tmp_path / "runs"), tmp_path / "runs" / "random-0"], tmp_path / "twice"))[1]
+
+
+def test_other_settings_are_kept_apart_by_what_differs(tmp_path, blank):
+    short = make_run(tmp_path / "short", replace(SMALL, training=config.Training(steps=300)))
+    long = make_run(tmp_path / "long", replace(SMALL, training=config.Training(steps=600)))
+    _, text = read(report([short, long], load_data=False))
+    reached = table(text, "What each strategy reached")[2:]
+    assert [line[0] for line in reached] == ["MC dropout (training.steps 300)"] * 2 + [
+        "MC dropout (training.steps 600)"
+    ] * 2
+    assert "All 8 runs are finished" in text
+    assert "training.steps: 300 != 600" in text
+
+
+def test_the_same_run_in_two_directories_is_kept_apart_by_their_names(tmp_path, blank):
+    make_run(tmp_path / "a" / "run")
+    make_run(tmp_path / "b" / "run")
+    _, text = read(report([tmp_path / "a" / "run", tmp_path / "b" / "run"], load_data=False))
+    reached = table(text, "What each strategy reached")[2:]
+    assert {line[0] for line in reached} == {"MC dropout in a/run", "MC dropout in b/run"}
+
+
+def test_other_labels_to_pay_for_are_not_compared(tmp_path, blank):
+    more = replace(SMALL, name="more", labels=replace(SMALL.labels, budget=50))
+    html, text = read(report([make_run(tmp_path / "a"), make_run(tmp_path / "b", more)], load_data=False))
+    assert text.startswith("# small and more\n\n2 experiments on different data or with different labels to pay for")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["small", "more"]
+    assert text.count("### Learning curves") == 2
+    assert "(figures/1_curves.png)" in text
+    assert "(figures/2_curves.png)" in text
+    ids = re.findall(r'\sid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+
+
+def test_experiments_of_one_name_are_called_by_what_differs(tmp_path, blank):
+    more = replace(SMALL, labels=replace(SMALL.labels, budget=50))
+    _, text = read(report([make_run(tmp_path / "a"), make_run(tmp_path / "b", more)], load_data=False))
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["small (labels.budget 25)", "small (labels.budget 50)"]
+    assert text.startswith("# small\n")
+
+
+def test_letters_that_the_font_lacks_are_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(sections, "KINDS", ("svg",))
+    workdir = make_run(tmp_path / "run", one_seed())
+    identity = json.loads((workdir / "run.json").read_text())
+    identity["facts"]["classes"] = [f"\u732b{number}" for number in range(10)]
+    (workdir / "run.json").write_text(json.dumps(identity))
+    html, _ = read(report([workdir], load_data=False))
+    assert "missing from font" in html[html.index('id="notes-on-the-figures"') :]
+    assert "\u732b" in html
+
+
+def test_a_point_that_has_not_begun_belongs_to_its_sweep(tmp_path, blank):
+    done = make_run(tmp_path / "done", replace(SMALL, seeds=1))
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "config.yaml").write_text(config.dump(replace(SMALL, seeds=1, first_seed=1)))
+    _, text = read(report([done, tmp_path / "next"], load_data=False))
+    assert "2 run directories on the same data, read as one." in text
+    assert "2 of 4 runs are finished; the others have come to 0 of 3 rounds, not finished." in text
