@@ -10,12 +10,9 @@ import argparse
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -57,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = overrides
 
     from bdal.errors import AcceleratorError, ConfigError  # brings jax, which the line above need not wait for
+    from bdal.experiment.interrupt import interruptible
     from bdal.experiment.lock import LockedError
 
     try:
-        with _terminated_as_interrupted(), warnings.catch_warnings():
+        with interruptible(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return options.run(options)
     except KeyboardInterrupt:
@@ -75,23 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"bdal: {_one_line(error)}", file=sys.stderr)
         return 75 if isinstance(error, LockedError) else 2 if isinstance(error, ConfigError) else 1
-
-
-@contextmanager
-def _terminated_as_interrupted():
-    """SIGTERM, by which a cluster's scheduler takes a machine away, ends a command as Ctrl-C does."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # only that one may
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(message, category, *_args, **_kwargs) -> None:

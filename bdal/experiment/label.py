@@ -13,14 +13,12 @@ nothing from elsewhere: its content security policy forbids it.
 """
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
 import os
 import re
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -33,6 +31,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment.answers import hotkeys
+from bdal.experiment.interrupt import interruptible
 from bdal.pool import ABSTAIN
 
 LARGEST = 4096  # bytes of a request's body
@@ -167,7 +166,7 @@ def serve(
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
     thread.start()
     try:
-        with _terminated_like_interrupted():
+        with interruptible():
             announce(f"Label at {server.url}")
             announce("It can be opened on this machine only. Ctrl-C stops; every answer is saved at once.")
             if open_browser and _has_display():
@@ -193,23 +192,6 @@ def _run(server: LabelServer, idle_seconds: float) -> str:
         elif time.monotonic() - server.active > idle_seconds:
             return f"no answer for {idle_seconds:.0f} seconds"
     return "by the page"
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted():
-    """SIGTERM as KeyboardInterrupt; outside the main thread, where signals cannot be set, nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _has_display() -> bool:
