@@ -289,10 +289,10 @@ def _tell(options: argparse.Namespace) -> int:
 
 
 def _label(options: argparse.Namespace) -> int:
-    from bdal.experiment.session import label
+    from bdal.experiment import people
 
     _keep_compiled_programs()
-    label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
+    people.label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
     return 0
 
 

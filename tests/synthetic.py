@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bdal import datasets
-from bdal.experiment import config, directory
+from bdal.experiment import config, directory, durable
 
 SMALL = config.Experiment(
     name="small",
@@ -38,9 +38,9 @@ def make_run(workdir: Path, experiment: config.Experiment = SMALL, *, noise: flo
             for seed in experiment.seed_numbers:
                 folder = directory.seed_folder(workdir, comparison, strategy, seed)
                 for event in events(experiment, seed, place):
-                    directory.append(folder / "ledger.jsonl", event)
+                    durable.append(folder / "ledger.jsonl", event)
                 for line in metrics(experiment, seed, place):
-                    directory.append(folder / "metrics.jsonl", line)
+                    durable.append(folder / "metrics.jsonl", line)
     return workdir
 
 

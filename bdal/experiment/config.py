@@ -1,32 +1,25 @@
 """What an experiment is, as frozen dataclasses, and the way from a YAML file to them.
 
-A config is data: `yaml.safe_load` reads it, cattrs gives it types, and nothing in it is ever run. Types are strict (a
-bool is no int, 1.7 is no int), unknown fields are refused, and every error is one line that says where, what was
-expected and what came. A command-line override `--section.field value` is one more YAML value, put in its place before
-the file is given types, so that it follows the same rules and ends in the same errors.
+A config is data, and read strictly (`bdal.experiment.strict`).
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-import cattrs
 import yaml
-from cattrs.gen import make_dict_structure_fn
 
 from bdal import training
 from bdal.datasets import check_pool
 from bdal.errors import ConfigError
+from bdal.experiment import strict
+from bdal.experiment.strict import override, read_yaml, show
 
 
 @dataclass(frozen=True)
@@ -192,6 +185,13 @@ class Comparison:
         return "-".join([strategy.name, *options])
 
 
+_converter = strict.strict_converter()
+strict.register_named(_converter, Strategy, "a strategy's name, or a mapping such as {name: power_bald, beta: 8}")
+strict.register_named(
+    _converter, Builder, "a pool builder's name, or a mapping such as {name: repeated, repeats: 4}", lists=True
+)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A whole experiment: data, model, training, labels, and the comparisons, each over `seeds` paired seeds.
@@ -239,13 +239,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     >>> experiment.training.learning_rate, experiment.comparisons[0].members
     (0.0001, 8)
     """
-    experiment = typed(_override(_read_yaml(Path(path)), overrides), str(path), overrides)
+    experiment = typed(override(read_yaml(Path(path)), overrides), str(path), overrides)
     data = experiment.data  # its paths: the same from every folder
     if is_path(data.name):
         data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
     if data.data_dir is not None:
         data = dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
     return dataclasses.replace(experiment, data=data)
+
+
+def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a tree of plain dicts, lists and scalars says; `source` is named in errors."""
+    return strict.typed(Experiment, tree, _converter, source, overrides)
 
 
 def is_path(name: str) -> bool:
@@ -310,7 +315,7 @@ def _path_safe(value: float | int | str) -> str:
 def _check(experiment: Experiment) -> None:
     def require(holds: bool, path: str, expected: str, found: Any) -> None:
         if not holds:
-            raise ConfigError(f"{path}: expected {expected}, found {_show(found)}")
+            raise ConfigError(f"{path}: expected {expected}, found {show(found)}")
 
     def positive(path: str, value: int | None) -> None:
         require(value is None or value >= 1, path, "at least 1", value)
@@ -401,276 +406,3 @@ def _check(experiment: Experiment) -> None:
             run = f"{comparison.posterior}/{comparison.label(strategy)}"
             require(run not in seen, here, "every strategy once under a posterior", f"{run} twice")
             seen[run] += 1
-
-
-# -- from YAML to dataclasses ----------------------------------------------------------------------------------------
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
-        _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
-    except ConfigError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {_yaml_problem(error)}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected a mapping of fields such as 'name: ...', found {_show(tree)}")
-    return tree
-
-
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{where}not valid YAML: {' '.join(str(getattr(error, 'problem', None) or error).split())}"
-
-
-def _refuse_repeated_keys(root: yaml.Node | None, source: Path) -> None:
-    """`safe_load` keeps the last of two equal keys without a word."""
-    todo, done = [root], set()
-    while todo:
-        node = todo.pop()
-        if id(node) in done:
-            continue
-        done.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode):
-                    if key.value in keys:
-                        raise ConfigError(
-                            f"{source}: line {key.start_mark.line + 1}: field {key.value!r} is given twice"
-                        )
-                    keys.add(key.value)
-            todo += [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            todo += node.value
-
-
-def _split(overrides: Sequence[str]) -> list[tuple[str, list[str], str]]:
-    """`["--a.b", "1", "--c-d=2"]` -> `[("--a.b", ["a", "b"], "1"), ("--c-d", ["c_d"], "2")]`."""
-    words, pairs = list(overrides), []
-    while words:
-        flag, equals, value = words.pop(0).partition("=")
-        if not flag.startswith("--") or flag == "--":
-            raise ConfigError(f"command line: expected an override such as --training.steps 300, found {flag!r}")
-        if not equals:
-            if not words or re.match(r"--[A-Za-z]", words[0]):
-                raise ConfigError(f"command line: {flag}: expected a value after it, found none")
-            value = words.pop(0)
-        pairs.append((flag, flag[2:].replace("-", "_").split("."), value))
-    return pairs
-
-
-def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for flag, path, text in _split(overrides):
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"command line: {flag}: {_yaml_problem(error)}") from error
-        here: Any = tree
-        for depth, key in enumerate(path):
-            last = depth == len(path) - 1
-            step: Any = key
-            if isinstance(here, dict):
-                if not last:
-                    here.setdefault(step, {})
-            elif isinstance(here, list):
-                if not key.isdecimal() or int(key) >= len(here):
-                    raise ConfigError(f"command line: {flag}: expected a number below {len(here)}, found {key!r}")
-                step = int(key)
-            else:
-                above = ".".join(path[:depth])
-                raise ConfigError(f"command line: {flag}: {above} is {_show(here)} and has no field {key!r}")
-            if last:
-                here[step] = value
-            else:
-                here = here[step]
-    return tree
-
-
-def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment that a tree of plain dicts, lists and scalars says; `source` is named in errors."""
-    try:
-        return _converter.structure(tree, Experiment)
-    except (cattrs.BaseValidationError, _Mismatch, ConfigError) as error:
-        problems = list(_problems(error, ""))
-    path, message = problems[0]
-    given = [".".join(keys) for _, keys, _ in _split(overrides)]
-    if any(path == place or path.startswith(place + ".") for place in given):
-        source = "command line"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise ConfigError(f"{source}: {path + ': ' if path else ''}{message}{more}")
-
-
-def _problems(error: BaseException, path: str):
-    """The path and the one-line message of every leaf in a tree of cattrs errors."""
-
-    def below(name: Any) -> str:
-        return f"{path}.{name}" if path else str(name)
-
-    match error:
-        case cattrs.IterableValidationError():
-            noted, rest = error.group_exceptions()
-            for inner, note in noted:
-                yield from _problems(inner, below(note.index))
-        case cattrs.ClassValidationError():
-            noted, rest = error.group_exceptions()
-            for inner, note in noted:
-                yield from _problems(inner, below(note.name))
-        case cattrs.ForbiddenExtraKeysError():
-            rest = []
-            names = [item.name for item in dataclasses.fields(error.cl)]
-            for extra in sorted(error.extra_fields):
-                close = difflib.get_close_matches(extra, names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; the fields are {', '.join(names)}"
-                yield below(extra), f"unknown field{hint}"
-        case KeyError():
-            rest = []
-            yield path, "missing; it has no default"
-        case ConfigError():  # from the range checks, which name the path themselves
-            rest = []
-            place, _, message = str(error).partition(": ")
-            yield place, message
-        case _:
-            rest = []
-            yield path, str(error)
-    for inner in rest:
-        yield from _problems(inner, path)
-
-
-def _show(value: Any) -> str:
-    """A value as a reader of YAML knows it, on one line and short, however large it is."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case _:
-            text = ("a mapping " if isinstance(value, dict) else "") + _brief.repr(value)
-            return text if len(text) <= 100 else text[:99] + "…"
-
-
-_brief = reprlib.Repr()
-_brief.maxlevel, _brief.maxstring, _brief.maxother = 3, 60, 60
-
-
-class _Mismatch(ValueError):
-    """A value of the wrong type; where it stands is known further up."""
-
-
-def _expect(expected: str, found: Any) -> _Mismatch:
-    return _Mismatch(f"expected {expected}, found {_show(found)}")
-
-
-def _integer(value: Any, _: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _expect("a whole number", value)
-    return value
-
-
-def _number(value: Any, _: Any) -> float:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _expect("a finite number", value)
-    return float(value)
-
-
-def _text(value: Any, _: Any) -> str:
-    if not isinstance(value, str):
-        raise _expect("text", value)
-    return value
-
-
-def _boolean(value: Any, _: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _expect("true or false", value)
-    return value
-
-
-def _choice(value: Any, choices: Any) -> str:
-    names = get_args(choices)
-    if not isinstance(value, str) or value not in names:
-        raise _expect(f"one of {', '.join(names)}", value)
-    return value
-
-
-def _optional(kind: Any):
-    (inner,) = [option for option in get_args(kind) if option is not NoneType]
-    return lambda value, _: None if value is None else _converter.structure(value, inner)
-
-
-def _sequence(kind: Any):
-    item = get_args(kind)[0]
-
-    def structure(value: Any, _: Any) -> tuple:
-        if not isinstance(value, list | tuple):
-            raise _expect("a list", value)
-        return tuple(_converter.structure(value, list[item]))
-
-    return structure
-
-
-def _section(kind: type):
-    structure = make_dict_structure_fn(kind, _converter, _cattrs_forbid_extra_keys=True)
-
-    def checked(value: Any, _: Any) -> Any:
-        names = ", ".join(item.name for item in dataclasses.fields(kind))
-        if not isinstance(value, dict):
-            raise _expect(f"a mapping with fields {names}", value)
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise _expect(f"field names from {names}", odd[0])
-        return structure(value, kind)
-
-    return checked
-
-
-def _strategy(value: Any, _: Any) -> Strategy:
-    if isinstance(value, str):
-        return Strategy(value)
-    return Strategy(*_name_and_options(value, "a strategy's name, or a mapping such as {name: power_bald, beta: 8}"))
-
-
-def _builder(value: Any, _: Any) -> Builder:
-    if isinstance(value, str):
-        return Builder(value)
-    expected = "a pool builder's name, or a mapping such as {name: repeated, repeats: 4}"
-    return Builder(*_name_and_options(value, expected, lists=True))
-
-
-def _name_and_options(value: Any, expected: str, lists: bool = False) -> tuple[str, dict[str, Any]]:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise _expect(expected, value)
-    options = {}
-    for key, option in value.items():
-        items = option if lists and isinstance(option, list | tuple) else [option]
-        items = [float(item) if isinstance(item, str) and _NUMBER.fullmatch(item) else item for item in items]
-        for item in items:
-            plain = isinstance(item, int | float | str) and not isinstance(item, bool)
-            if not isinstance(key, str) or not plain or (isinstance(item, float) and not math.isfinite(item)):
-                raise _expect(f"a finite number or text for option {key!r}", item)
-        options[key] = items if isinstance(option, list | tuple) else items[0]
-    return options.pop("name"), options
-
-
-# PyYAML reads YAML 1.1, where 1e-3 (no dot) is text
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-
-_converter = cattrs.Converter(forbid_extra_keys=True)
-_converter.register_structure_hook_factory(lambda kind: type(None) in get_args(kind), _optional)
-_converter.register_structure_hook_factory(lambda kind: get_origin(kind) is tuple, _sequence)
-_converter.register_structure_hook_factory(dataclasses.is_dataclass, _section)
-_converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
-for _kind, _hook in ((int, _integer), (float, _number), (str, _text), (bool, _boolean), (Strategy, _strategy),
-                     (Builder, _builder)):  # fmt: skip
-    _converter.register_structure_hook(_kind, _hook)
-for _named in (Strategy, Builder):
-    _converter.register_unstructure_hook(
-        _named, lambda named: {"name": named.name, **named.options} if named.options else named.name
-    )

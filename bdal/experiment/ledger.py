@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.errors import LabelError
-from bdal.experiment import directory
+from bdal.experiment import durable
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, extend
 
 START = -1  # the round of the labels to start with, where people answer
@@ -32,11 +32,11 @@ class Ledger:
     def __init__(self, seed: int, folder: Path):
         self.seed = seed
         self.folder = folder
-        self.events = directory.read(folder / "ledger.jsonl")
+        self.events = durable.read(folder / "ledger.jsonl")
         self._places = {}
         for event in self.events:
             self._places.setdefault((event.get("event"), event.get("round")), event)
-        self._measured = {line.get("round") for line in directory.read(folder / "metrics.jsonl")}
+        self._measured = {line.get("round") for line in durable.read(folder / "metrics.jsonl")}
 
     @property
     def finished(self) -> bool:
@@ -54,8 +54,8 @@ class Ledger:
 
     def add(self, event: dict[str, Any]) -> dict[str, Any]:
         """Append an event."""
-        event = directory.plain(event)
-        directory.append(self.folder / "ledger.jsonl", event)
+        event = durable.plain(event)
+        durable.append(self.folder / "ledger.jsonl", event)
         self.events.append(event)
         self._places.setdefault((event["event"], event.get("round")), event)
         return event
@@ -63,7 +63,7 @@ class Ledger:
     def measure(self, facts: dict[str, Any]) -> None:
         """Add a line with seconds to the metrics, once a round."""
         if facts["round"] not in self._measured:
-            directory.append(self.folder / "metrics.jsonl", facts)
+            durable.append(self.folder / "metrics.jsonl", facts)
             self._measured.add(facts["round"])
 
     # -- queries and answers

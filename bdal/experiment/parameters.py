@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.experiment.directory import failpoint, sync_folder, write_atomic
+from bdal.experiment.durable import failpoint, sync_folder, write_atomic
 
 FORMAT = 1  # of the manifest
 NUMBERS = {"bool": bool, "int": int, "float": float, "complex": complex}

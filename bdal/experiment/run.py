@@ -29,7 +29,7 @@ import numpy as np
 from bdal import contrib, stopping
 from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory, figures, parameters, tables
+from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
 from bdal.experiment.ledger import START, Ledger, Sets, settle
 from bdal.experiment.lock import lock
@@ -189,14 +189,14 @@ def _kept_warnings(workdir: Path) -> Iterator[None]:
     """Write each distinct warning to `warnings.jsonl`, and show it as before."""
     path = workdir / "warnings.jsonl"
     _where.set("")
-    known = {(line["category"], line["message"]) for line in directory.read(path)}
+    known = {(line["category"], line["message"]) for line in durable.read(path)}
     show_before = warnings.showwarning
 
     def show(message, category, *args, **kwargs):
         line = {"where": _where.get(), "category": category.__name__, "message": " ".join(str(message).split())}
         if (line["category"], line["message"]) not in known:
             known.add((line["category"], line["message"]))
-            directory.append(path, line)
+            durable.append(path, line)
         show_before(message, category, *args, **kwargs)
 
     with warnings.catch_warnings():

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from bdal import contrib
 from bdal.errors import ConfigError
 from bdal.experiment import config
-from bdal.experiment.directory import write_atomic
+from bdal.experiment.durable import write_atomic
 from bdal.strategy import STRATEGIES, make_strategy
 
 LOCKED, INTERRUPTED = 75, 130  # exit codes of `bdal run`

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bdal.errors import LabelError
-from bdal.experiment.answers import picture
-from bdal.experiment.label import Item, State, make_server
+from bdal.experiment.people.questions import picture
+from bdal.experiment.people.server import Item, State, make_server
 from bdal.pool import ABSTAIN
 
 pytestmark = pytest.mark.browser

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bdal.experiment import config, data, directory
+from bdal.experiment import config, data, durable
 
 pytestmark = pytest.mark.browser
 
@@ -100,7 +100,7 @@ def test_twenty_digits_in_three_sittings(sit, workdir):
     first = sit(digits.pool_labels)
     first.label(7)
     assert first.stop() == 0
-    assert sum(len(event["indices"]) for event in directory.read(ledger) if event["event"] == "labelled") == 7
+    assert sum(len(event["indices"]) for event in durable.read(ledger) if event["event"] == "labelled") == 7
 
     second = sit(digits.pool_labels)  # where the first one stopped
     second.label(START - 7)
@@ -110,10 +110,10 @@ def test_twenty_digits_in_three_sittings(sit, workdir):
 
     third = sit(digits.pool_labels)
     third.label(QUERY - 6)
-    third.wait(lambda: directory.read(ledger)[-1]["event"] == "finished")
+    third.wait(lambda: durable.read(ledger)[-1]["event"] == "finished")
     assert third.stop() == 0
 
-    events = directory.read(ledger)
+    events = durable.read(ledger)
     labelled = [event for event in events if event["event"] == "labelled"]
     answered = [pair for event in labelled for pair in zip(event["indices"], event["labels"], strict=True)]
     assert len(dict(answered)) == len(answered) == START + QUERY

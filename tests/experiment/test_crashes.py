@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bdal.experiment import directory, parameters
+from bdal.experiment import durable, parameters
 from tests.crash_campaign import EVENTS, FILES, NAMED, POSTERIORS, START_UP, Bench, campaign, ledgers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -46,7 +46,7 @@ def prefixes(bench, posterior, workdir):
     """What is there is readable, and the beginning of what would have come."""
     found = ledgers(workdir)
     for name, content in found.items():
-        directory.read(workdir / name)
+        durable.read(workdir / name)
         assert bench.expected[posterior][name].startswith(content)
     return found
 
@@ -82,7 +82,7 @@ def test_killed_at_every_named_point(bench, tmp_path, event, posterior):
     for seed in range(2):
         for strategy in ("random", "power_bald"):
             folder = tmp_path / "run" / posterior / strategy / f"seed_{seed}"
-            assert [line["round"] for line in directory.read(folder / "metrics.jsonl")] == [0, 1, 2, 3]
+            assert [line["round"] for line in durable.read(folder / "metrics.jsonl")] == [0, 1, 2, 3]
             whole = bench.folder / f"{posterior}-again" / posterior / strategy / f"seed_{seed}" / "parameters"
             ours, theirs = (parameters.restore_leaves(each) for each in (folder / "parameters", whole))
             assert ours.keys() == theirs.keys()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdal.errors import LabelError
-from bdal.experiment import directory
+from bdal.experiment import durable
 from bdal.experiment.ledger import START, Ledger, settle
 from bdal.pool import ABSTAIN
 
@@ -82,7 +82,7 @@ def test_metrics_have_a_line_a_round(ledger):
     ledger.measure({"round": 0, "seconds": 2.5})
     again(ledger).measure({"round": 0, "seconds": 3.5})
     again(ledger).measure({"round": 1, "seconds": 4.5})
-    found = directory.read(ledger.folder / "metrics.jsonl")
+    found = durable.read(ledger.folder / "metrics.jsonl")
     assert found == [{"round": 0, "seconds": 1.5}, {"round": 1, "seconds": 4.5}]
 
 

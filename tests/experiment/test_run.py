@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bdal import datasets, models
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
-from bdal.experiment import config, data, directory, lock, parameters, programs
+from bdal.experiment import config, data, directory, durable, lock, parameters, programs
 from bdal.experiment import run as runner
 from bdal.experiment.programs import network_of
 from bdal.experiment.run import run
@@ -120,7 +120,7 @@ def files(workdir, name="ledger.jsonl"):
 
 
 def events(workdir, run_name, seed):
-    return directory.read(workdir / run_name / f"seed_{seed}" / "ledger.jsonl")
+    return durable.read(workdir / run_name / f"seed_{seed}" / "ledger.jsonl")
 
 
 def of(kind, ledger):
@@ -146,7 +146,7 @@ def test_ledgers_hold_what_happened_in_its_order(finished, digits):
     ledgers = files(workdir)
     assert len(ledgers) == SEEDS * 2
     for name in ledgers:
-        ledger = directory.read(workdir / name)
+        ledger = durable.read(workdir / name)
         assert [event["event"] for event in ledger] == expected
         assert [event["round"] for event in ledger[2:]] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
         assert ledger[-1] == {"event": "finished", "round": 3, "reason": "budget"}
@@ -186,7 +186,7 @@ def test_metrics_are_the_same_rounds_with_seconds_and_gains(finished):
     experiment, workdir, _ = finished
     for name, content in files(workdir, "metrics.jsonl").items():
         metrics = [json.loads(line) for line in content.splitlines()]
-        evaluated = of("evaluated", directory.read(workdir / name.replace("metrics", "ledger")))
+        evaluated = of("evaluated", durable.read(workdir / name.replace("metrics", "ledger")))
         assert [m["accuracy"] for m in metrics] == [event["accuracy"] for event in evaluated]
         assert [len(m["gains"]) for m in metrics] == [10, 10, 4, 0]
         assert [set(m["seconds"]) for m in metrics] == [{"fit", "evaluate", "query"}] * 3 + [{"fit", "evaluate"}]
@@ -374,7 +374,7 @@ def some(indices):
 
 def stop_at(monkeypatch, append_number, error=KeyboardInterrupt):
     """Let the disk take so many events; the next one ends the process before it is written."""
-    append, count = directory.append, [0]
+    append, count = durable.append, [0]
 
     def counting(path, event):
         if count[0] == append_number:
@@ -382,13 +382,13 @@ def stop_at(monkeypatch, append_number, error=KeyboardInterrupt):
         count[0] += 1
         append(path, event)
 
-    monkeypatch.setattr(directory, "append", counting)
+    monkeypatch.setattr(durable, "append", counting)
 
 
 def metrics(workdir):
     """Each ledger's metrics without seconds."""
     return {
-        name: [{k: v for k, v in line.items() if k != "seconds"} for line in directory.read(workdir / name)]
+        name: [{k: v for k, v in line.items() if k != "seconds"} for line in durable.read(workdir / name)]
         for name in files(workdir, "metrics.jsonl")
     }
 
@@ -487,7 +487,7 @@ def test_a_disk_that_is_full_for_a_while(cheap, one, tmp_path, monkeypatch, numb
         with pytest.raises(OSError, match="No space left on device"):
             run(one, tmp_path / "full", Watch())
     for name, content in files(tmp_path / "full").items():
-        directory.read(tmp_path / "full" / name)
+        durable.read(tmp_path / "full" / name)
         assert files(tmp_path / "whole")[name].startswith(content)
     run(one, tmp_path / "full", Watch())
     assert files(tmp_path / "full") == files(tmp_path / "whole")
@@ -554,18 +554,18 @@ def rewrite(path, ledger):
     """A ledger of these events, as if they had been written one after the other."""
     path.unlink(missing_ok=True)
     for event in ledger:
-        directory.append(path, event)
+        durable.append(path, event)
 
 
 def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_path):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path, Watch())
     path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
-    ledger = directory.read(path)
+    ledger = durable.read(path)
     labelled = ledger[4] | {"labels": [9 - ledger[4]["labels"][0], *ledger[4]["labels"][1:]]}
     rewrite(path, [*ledger[:4], labelled])  # a person's answer that differs from the data set's
     run(experiment, tmp_path, Watch())
-    again = directory.read(path)
+    again = durable.read(path)
     assert again[4] == labelled
     assert again[5]["accuracy"] != ledger[5]["accuracy"]  # the model was fitted to that answer
     assert len(again) == len(ledger)
@@ -575,8 +575,8 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
     experiment = replace(tiny, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path, Watch())
     ahead, behind = (tmp_path / "mc_dropout" / "random" / f"seed_{s}" / "ledger.jsonl" for s in (0, 1))
-    ledger = directory.read(ahead)
-    rewrite(behind, directory.read(behind)[:3])
+    ledger = durable.read(ahead)
+    rewrite(behind, durable.read(behind)[:3])
     before = {index for event in ledger[:2] for index in event["indices"]}
     asked = sorted(set(range(200)) - before)[:10]  # other points than the program would choose
     told = {"event": "labelled", "round": 0, "indices": asked, "labels": [7] * 10}
@@ -586,7 +586,7 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
     for size in (len(kept), len(kept) - 1):
         rewrite(ahead, kept[:size])
         run(experiment, tmp_path, Watch())
-        again = directory.read(ahead)
+        again = durable.read(ahead)
         assert again[3] == queried
         assert again[4]["indices"] == asked
         assert (again[4] == told) == (size == len(kept))
@@ -598,9 +598,7 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
 @pytest.mark.parametrize("together", [False, True])
 def test_initial_sets_are_paired_across_strategies_and_posteriors(cheap, tiny, tmp_path, together):
     run(replace(tiny, together=together, seeds=3, comparisons=(DROPOUT, ENSEMBLE)), tmp_path, Watch())
-    starts = [
-        [directory.read(tmp_path / name)[:2] for name in files(tmp_path) if f"seed_{s}" in name] for s in range(3)
-    ]
+    starts = [[durable.read(tmp_path / name)[:2] for name in files(tmp_path) if f"seed_{s}" in name] for s in range(3)]
     for same in starts:
         assert len(same) == 4
         assert all(start == same[0] for start in same)
@@ -653,7 +651,7 @@ def test_the_oracle_is_asked_once_for_each_label_and_in_the_order_of_the_ledger(
 def test_between_queried_and_labelled_the_same_query_is_asked_again(cheap, one, labels, tmp_path, number, monkeypatch):
     """`number`: the labels bought before are the start's and those of a round."""
     asked, again = Asked(labels), Asked(labels)
-    record = directory.append
+    record = durable.append
 
     def crash(path, event):
         if event.get("event") == "labelled" and len(asked.calls) == number + 1:
@@ -661,7 +659,7 @@ def test_between_queried_and_labelled_the_same_query_is_asked_again(cheap, one, 
         record(path, event)
 
     with monkeypatch.context() as patch:
-        patch.setattr(directory, "append", crash)
+        patch.setattr(durable, "append", crash)
         with pytest.raises(KeyboardInterrupt):
             run(one, tmp_path, Watch(), oracle=asked)
     ledger = events(tmp_path, "mc_dropout/random", 0)
@@ -815,7 +813,7 @@ def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one
     one = replace(one, labels=replace(one.labels, contradictions=policy))
     run(one, tmp_path, Watch())
     path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
-    ledger = directory.read(path)
+    ledger = durable.read(path)
     told, (point, *_), (label, *_) = ledger[4], ledger[4]["indices"], ledger[4]["labels"]
     other = (label + 1) % 10
     more = {"event": "labelled", "round": 0, "indices": [point] * 3, "labels": [other, label, other]}
@@ -823,8 +821,8 @@ def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one
     def accuracies(*events):
         rewrite(path, [*ledger[:4], *events])
         run(one, tmp_path, Watch())
-        assert directory.read(path)[4 : 4 + len(events)] == list(events)
-        return [event["accuracy"] for event in of("evaluated", directory.read(path))]
+        assert durable.read(path)[4 : 4 + len(events)] == list(events)
+        return [event["accuracy"] for event in of("evaluated", durable.read(path))]
 
     changed = told | {"labels": [other, *told["labels"][1:]]}
     before, with_other = accuracies(told), accuracies(changed)
@@ -861,7 +859,7 @@ def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, on
         with pytest.warns(UserWarning, match=rf"^goes on although it differs \(there != now\): {differs}$"):
             run(changed, workdir, Watch(), allow_mismatch=True)
         assert re.fullmatch(differs, directory.identity_of(workdir)["mismatches"][-1])
-        assert re.search(differs, directory.read(workdir / "warnings.jsonl")[-1]["message"])
+        assert re.search(differs, durable.read(workdir / "warnings.jsonl")[-1]["message"])
         assert files(workdir) == before
         run(changed, workdir, Watch())
         one = changed
@@ -900,7 +898,7 @@ def test_a_clock_that_jumps_changes_nothing(cheap, one, tmp_path, monkeypatch):
     run(one, tmp_path / "back", Watch())
     assert files(tmp_path / "back") == files(tmp_path / "whole")
     for name in files(tmp_path / "back", "metrics.jsonl"):
-        for line in directory.read(tmp_path / "back" / name):
+        for line in durable.read(tmp_path / "back" / name):
             assert all(0 <= seconds < 60 for seconds in line["seconds"].values())
 
 
@@ -949,7 +947,7 @@ def test_warnings_are_kept_once_with_where_they_came_from(cheap, one, labels, tm
         (tmp_path / "mc_dropout" / "random" / "seed_0" / name).unlink()
     with pytest.warns(RuntimeWarning, match="tired"):  # again shown, not again written
         run(one, tmp_path, Watch(), oracle=oracle)
-    assert directory.read(tmp_path / "warnings.jsonl") == [
+    assert durable.read(tmp_path / "warnings.jsonl") == [
         {"where": "mc_dropout/random, start", "category": "RuntimeWarning", "message": "the annotator is tired"},
         {"where": "mc_dropout/random, round 1", "category": "UserWarning", "message": "and bored"},
     ]

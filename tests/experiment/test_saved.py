@@ -5,7 +5,7 @@ import pytest
 
 from bdal.calibration import accuracy
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory
+from bdal.experiment import config, durable
 from bdal.experiment.data import load
 from bdal.experiment.run import run
 from bdal.experiment.saved import load_committee
@@ -24,7 +24,7 @@ def test_the_last_committee_comes_back(tmp_path, posterior):
     inputs, labels = load(experiment).test
     for seed in range(2):
         committee = load_committee(tmp_path, posterior, "random", seed)
-        last = directory.read(tmp_path / posterior / "random" / f"seed_{seed}" / "ledger.jsonl")[-2]
+        last = durable.read(tmp_path / posterior / "random" / f"seed_{seed}" / "ledger.jsonl")[-2]
         probs = np.exp(committee.log_probs(inputs)).mean(1)
         assert float(accuracy(probs, labels)) == pytest.approx(last["accuracy"])
     with pytest.raises(ConfigError, match=r"expected one of its runs, found .*/random with seed 2"):

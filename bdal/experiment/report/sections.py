@@ -1,6 +1,6 @@
 """What a report says of runs: how far, how good, how sure, how dear, and with what settings.
 
-Plain functions of a `Group`, each a section. What the strategies asked for is in `bdal.experiment.queried`.
+Plain functions of a `Group`, each a section. What the strategies asked for is in `bdal.experiment.report.queried`.
 """
 
 import re
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal.experiment import config, figures, queried, tables
+from bdal.experiment import config, figures, tables
 from bdal.experiment.analysis import Analysis, analyse
-from bdal.experiment.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
-from bdal.experiment.gather import Group, Key, Source, merge
-from bdal.experiment.queried import Draw, Pool
-from bdal.experiment.words import both, by_posterior, capital, number, several, span, title
+from bdal.experiment.report import queried
+from bdal.experiment.report.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
+from bdal.experiment.report.gather import Group, Key, Source, merge
+from bdal.experiment.report.queried import Draw, Pool
+from bdal.experiment.report.words import both, by_posterior, capital, number, several, span, title
 
 KINDS = ("png", "pdf", "svg")
 PANELS = 3  # posteriors side by side in a figure of learning curves

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from bdal.errors import ConfigError, LabelError
-from bdal.experiment import config, label
-from bdal.experiment.answers import picture
-from bdal.experiment.label import Item, State, make_server, serve
+from bdal.experiment import config
+from bdal.experiment.people import server
+from bdal.experiment.people.questions import picture
+from bdal.experiment.people.server import Item, State, make_server, serve
 from bdal.pool import ABSTAIN
 
 IMAGES = np.random.default_rng(0).random((20, 4, 4))
@@ -313,8 +314,8 @@ def test_other_origins_are_refused(client, session, origin):
 @pytest.mark.parametrize(
     "route",
     [
-        "../label.py", "..%2f..%2fpyproject.toml", "image/../../label.html", "image/12/..", "image/-1", "image/1e1",
-        "image/99999999999", "image/", "label.html", "state/", "state?x=1", "answer", "stop", "/etc/passwd",
+        "../server.py", "..%2f..%2fpyproject.toml", "image/../../page.html", "image/12/..", "image/-1", "image/1e1",
+        "image/99999999999", "image/", "page.html", "state/", "state?x=1", "answer", "stop", "/etc/passwd",
     ],
 )  # fmt: skip
 def test_there_are_no_other_routes(client, route):
@@ -463,10 +464,10 @@ def test_a_port_that_is_taken(session):
 
 def test_a_browser_is_opened_where_there_is_a_display(session, monkeypatch):
     opened = []
-    monkeypatch.setattr(label.webbrowser, "open", opened.append)
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(label.sys, "platform", "linux")
+    monkeypatch.setattr(server.sys, "platform", "linux")
     Served(session, idle_seconds=0.0, open_browser=True).ended()
     assert opened == []
     monkeypatch.setenv("DISPLAY", ":0")
@@ -480,8 +481,8 @@ def test_signals_stop_it_in_order(number):
     script = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_label import Fake
-        from bdal.experiment.label import serve
+        from test_server import Fake
+        from bdal.experiment.people.server import serve
         serve(Fake(), open_browser=False, announce=lambda line: print(line, flush=True))
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -496,7 +497,7 @@ def test_signals_stop_it_in_order(number):
 
 
 def test_the_config_on_the_docs_page_loads(tmp_path):
-    page = (Path(__file__).parents[2] / "docs/people.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/people.md").read_text()
     (tmp_path / "photos.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     loaded = config.load(tmp_path / "photos.yaml")
     assert (loaded.labels.oracle, loaded.data.classes) == ("people", ("cat", "dog", "bird"))

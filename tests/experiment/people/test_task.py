@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from bdal.errors import ConfigError, LabelError
-from bdal.experiment import answers, config, directory, people
+from bdal.experiment import config, directory, durable
 from bdal.experiment import run as runner
 from bdal.experiment.ledger import START
 from bdal.experiment.lock import LockedError, lock
-from bdal.experiment.people import ask, load_task, num_wanted, tell
+from bdal.experiment.people import ask, questions, task, tell
+from bdal.experiment.people.session import RunSession
+from bdal.experiment.people.task import load_task, num_wanted
 from bdal.experiment.run import run
-from bdal.experiment.session import RunSession
 from bdal.pool import ABSTAIN
 from tests.experiment.made_up import made_up_programs
 
@@ -73,11 +74,11 @@ def workdir(experiment, tmp_path):
 
 
 def ledger(workdir):
-    return directory.read(workdir / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl")
+    return durable.read(workdir / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl")
 
 
 def metrics(workdir):
-    return directory.read(workdir / "mc_dropout" / "random" / "seed_0" / "metrics.jsonl")
+    return durable.read(workdir / "mc_dropout" / "random" / "seed_0" / "metrics.jsonl")
 
 
 def kinds(workdir):
@@ -324,7 +325,7 @@ def interrupted(monkeypatch, module, name, number):
     monkeypatch.setattr(module, name, counting)
 
 
-@pytest.mark.parametrize(("module", "name"), [(directory, "append"), (answers, "write_atomic")])
+@pytest.mark.parametrize(("module", "name"), [(durable, "append"), (questions, "write_atomic")])
 def test_whoever_repeats_a_command_that_was_cut_short_gets_the_same_run(
     reference, experiment, tmp_path, monkeypatch, module, name
 ):
@@ -354,7 +355,7 @@ def test_answered_and_not_trained_yet(reference, experiment, tmp_path, monkeypat
         workdir = tmp_path / str(then.__code__.co_firstlineno) / then.__code__.co_names[0]
         run(experiment, workdir, Quiet)
         with monkeypatch.context() as patch:
-            patch.setattr(people, "advance", lambda *_: (_ for _ in ()).throw(StoppedError("stopped")))
+            patch.setattr(task, "advance", lambda *_: (_ for _ in ()).throw(StoppedError("stopped")))
             with pytest.raises(StoppedError):
                 tell(workdir, files[0], progress=Quiet)
         assert kinds(workdir) == ["queried", "labelled"]
@@ -439,7 +440,7 @@ def test_a_session_that_is_cut_short_anywhere_is_taken_up_by_the_next(workdir, e
     for number in range(1, len(ledger(workdir)) + len(metrics(workdir))):
         again = run(experiment, tmp_path / str(number), Quiet)
         with monkeypatch.context() as patch:
-            interrupted(patch, directory, "append", number - 1)
+            interrupted(patch, durable, "append", number - 1)
             with pytest.raises(StoppedError):
                 label_all(RunSession(load_task(again), Quiet))
         label_all(RunSession(load_task(again), Quiet))
@@ -454,7 +455,7 @@ def test_a_session_shows_pictures_as_they_are(experiment, tmp_path):
     found = session.image(session.state().items[0].pool_index)
     assert (
         found
-        == answers.picture(session.state().items[0].pool_index, np.load(tmp_path / "images.npz")["inputs"]).content
+        == questions.picture(session.state().items[0].pool_index, np.load(tmp_path / "images.npz")["inputs"]).content
     )
     assert found.startswith(b"\x89PNG")
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdal.errors import ConfigError
-from bdal.experiment import sections
-from bdal.experiment.directory import write_atomic
-from bdal.experiment.document import Bullets, Document, Paragraph, Section, html, markdown
-from bdal.experiment.gather import Group, gather
+from bdal.experiment.durable import write_atomic
+from bdal.experiment.report import sections
+from bdal.experiment.report.document import Bullets, Document, Paragraph, Section, html, markdown
+from bdal.experiment.report.gather import Group, gather
 
 
 def report(workdirs: Sequence[str | Path], out: str | Path | None = None, *, load_data: bool = True) -> Path:

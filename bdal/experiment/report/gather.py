@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory
+from bdal.experiment import config, directory, durable
 from bdal.experiment.directory import Row, SeedRun
 from bdal.experiment.tables import order
 
@@ -137,7 +137,7 @@ def _read(path: Path, name: str) -> Source:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         runs = directory.seed_runs(path)
-        warned = directory.read(path / "warnings.jsonl", unsealed=True)
+        warned = durable.read(path / "warnings.jsonl", unsealed=True)
     cost = tree.get("labels", {}).get("abstain_cost", 1)
     rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
     torn = sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})

@@ -2,7 +2,8 @@ import re
 
 from matplotlib.figure import Figure
 
-from bdal.experiment.document import (
+from bdal.experiment.figures import COLORS, DARK, learning_curves
+from bdal.experiment.report.document import (
     Bullets,
     Document,
     Folded,
@@ -14,7 +15,6 @@ from bdal.experiment.document import (
     html,
     markdown,
 )
-from bdal.experiment.figures import COLORS, DARK, learning_curves
 from bdal.experiment.tables import Row
 
 EVIL = '<b onclick="x">&amp;</b>'

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bdal.errors import LabelError
 from bdal.experiment import directory
-from bdal.experiment.answers import gray_span, picture
-from bdal.experiment.label import Item, State, serve
 from bdal.experiment.ledger import START, settle
-from bdal.experiment.people import Task, held_task, load_task, names_of, open_round
+from bdal.experiment.people.questions import gray_span, picture
+from bdal.experiment.people.server import Item, State, serve
+from bdal.experiment.people.task import Task, held_task, load_task, names_of, open_round
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries
 from bdal.pool import ABSTAIN
@@ -26,7 +26,7 @@ def label(
 
 
 class RunSession:
-    """A `bdal.experiment.label.Session` on a run directory that is held."""
+    """A `bdal.experiment.people.server.Session` on a run directory that is held."""
 
     def __init__(self, task: Task, progress=Progress):
         self._task = task

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory, figures, queried, sections
-from bdal.experiment.gather import gather
-from bdal.experiment.report import report
+from bdal.experiment import config, directory, durable, figures
+from bdal.experiment.report import queried, report, sections
+from bdal.experiment.report.gather import gather
 from tests.synthetic import SMALL, digits, events, make_run
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 BLANK = '<svg width="72pt" height="36pt" viewBox="0 0 72 36" xmlns="http://www.w3.org/2000/svg"></svg>'
 TITLES = [
     "Progress", "Learning curves", "Comparison of strategies", "MC dropout", "How to read these tables",
@@ -249,12 +249,12 @@ def test_an_earlier_versions_data_is_shown_only_if_its_labels_are_those_of_the_l
     (workdir / "run.json").write_text(json.dumps({**identity, "data": "taken in another way"}))
     assert "![Images" in read(report([workdir]))[1]
     ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
-    told = directory.read(ledger)
+    told = durable.read(ledger)
     ledger.unlink()
     for event in told:
         if event["event"] == "initial":
             event["labels"][3] = (event["labels"][3] + 1) % 10
-        directory.append(ledger, event)
+        durable.append(ledger, event)
     _, text = read(report([workdir]))
     assert "its config is of bdal 0.1.0" in text
     assert "![Images" not in text
@@ -306,7 +306,7 @@ def test_everything_from_the_run_is_escaped(tmp_path, blank):
     identity["facts"]["classes"] = [f"{evil} {number}" for number in range(10)]
     identity["versions"]["jax"] = evil
     (workdir / "run.json").write_text(json.dumps(identity))
-    directory.append(
+    durable.append(
         workdir / "warnings.jsonl", {"where": evil, "category": "UserWarning", "message": f"{evil}\n# {evil}"}
     )
     html, text = read(report([workdir], load_data=False))
@@ -326,17 +326,17 @@ def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank)
     experiment = one_seed()
     workdir = make_run(tmp_path / "run", experiment, noise=0.125)
     ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
-    told = directory.read(ledger)
+    told = durable.read(ledger)
     ledger.unlink()
     for event in told:
         if event["event"] in ("initial", "labelled"):
             event["labels"] = [label % 8 for label in event["labels"]]  # nothing is an 8 or a 9
         if event["event"] == "labelled":
             event["labels"][:2] = [None, None]
-        directory.append(ledger, event)
+        durable.append(ledger, event)
         if event.get("round") == 0 and event["event"] == "labelled":
             again = {"event": "relabelled", "indices": event["indices"][2:3], "labels": [(event["labels"][2] + 1) % 8]}
-            directory.append(ledger, again)
+            durable.append(ledger, again)
     _, text = read(report([workdir]))
     assert table(text, "Answers to the queries")[2] == ["MC dropout", "bald", "6", "4", "1"]
     assert "12.5 % of the pool's labels were flipped" in text
@@ -360,12 +360,12 @@ def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank
     later = {**identity, "versions": {**identity["versions"], "jax": "9.9.9"}}
     identity |= {"later": [later], "mismatches": ["jax: 0.7.2 != 9.9.9"]}
     (workdir / "run.json").write_text(json.dumps(identity))
-    directory.append(workdir / "warnings.jsonl", {"where": "mc_dropout/bald, round 4", "category": "C", "message": "M"})
+    durable.append(workdir / "warnings.jsonl", {"where": "mc_dropout/bald, round 4", "category": "C", "message": "M"})
     ledger = workdir / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl"
-    *told, end = directory.read(ledger)
+    *told, end = durable.read(ledger)
     ledger.unlink()
     for event in [*told, {**end, "reason": "stabilised"}]:
-        directory.append(ledger, event)
+        durable.append(ledger, event)
     _, text = read(report([workdir], load_data=False))
     assert "- jax: 0.7.2 != 9.9.9" in section(text, "Warnings")
     assert table(text, "What the run warned of")[2] == ["mc_dropout/bald, round 4", "C", "M"]

@@ -2,7 +2,7 @@
 
 `serve` runs an HTTP server of the standard library on 127.0.0.1 around a `Session`. Every address begins with a secret
 that is made at each start and printed with the address; requests for another host (DNS rebinding), from another origin
-(cross-site requests), of another route or above a few kilobytes are refused. The page is `label.html`, which loads
+(cross-site requests), of another route or above a few kilobytes are refused. The page is `page.html`, which loads
 nothing from elsewhere: its content security policy forbids it.
 
     GET  /<secret>/            the page
@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bdal.errors import ConfigError, LabelError
-from bdal.experiment.answers import hotkeys
 from bdal.experiment.interrupt import interruptible
+from bdal.experiment.people.questions import hotkeys
 from bdal.pool import ABSTAIN
 
 LARGEST = 4096  # bytes of a request's body
@@ -367,8 +367,8 @@ def _image_type(content: bytes) -> str | None:
 
 
 def _page() -> tuple[bytes, str]:
-    """`label.html` and the content security policy that lets its own script and style run and nothing else."""
-    page = Path(__file__).with_name("label.html").read_bytes()
+    """`page.html` and the content security policy that lets its own script and style run and nothing else."""
+    page = Path(__file__).with_name("page.html").read_bytes()
 
     def digest(tag: str) -> str:
         found = re.search(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config, directory
-from bdal.experiment.answers import read_answers, write_query
 from bdal.experiment.ledger import START, Ledger
+from bdal.experiment.people.answers import read_answers
+from bdal.experiment.people.questions import write_query
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import Prepared, advance, held, prepare
 
@@ -55,7 +56,7 @@ def held_task(task: Task) -> Iterator[None]:
 def ask(workdir: str | Path, *, data_dir: str | None = None, progress=Progress) -> str:
     """Write the open query to `query/` in the run directory, training first where that is due; what there is to do.
 
-    Called again it writes the same files. See `bdal.experiment.answers.write_query` for what they are.
+    Called again it writes the same files. See `bdal.experiment.people.questions.write_query` for what they are.
     """
     task = load_task(workdir, data_dir)
     with held_task(task):

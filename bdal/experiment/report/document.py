@@ -229,7 +229,7 @@ def _slugs(titles: Sequence[str]) -> list[str]:
 def _template():
     from jinja2 import Environment, StrictUndefined
 
-    text = resources.files("bdal.experiment").joinpath("report.html.j2").read_text(encoding="utf-8")
+    text = resources.files("bdal.experiment.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["minus"] = _minus
     return environment.from_string(text)

@@ -1,0 +1,244 @@
+"""What a query is as files: CSV, images, Label Studio tasks; what a filled-in file says is in test_answers."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdal.experiment.people import questions
+from bdal.experiment.people.questions import hotkeys, label_config, picture, write_query
+
+NAMES = ["cat", "dog", "bird"]
+NASTY = [
+    "=cmd|'/c calc'!A1",
+    "+1",
+    "@SUM(A1)",
+    'déjà "vu"',
+    "a,b;c",
+    "<b>&amp;",
+    "$image",
+    "'quoted",
+    "猫",
+    "NaN",
+    "null",
+    "-",
+]
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def pool(shape=(8, 8, 1), count=30):
+    return np.random.default_rng(0).random((count, *shape)).astype(np.float32)
+
+
+def asked(folder, **changes):
+    arguments = {"indices": [12, 7, 29], "inputs": pool(), "class_names": NAMES, "round": 2}
+    write_query(folder, **(arguments | changes))
+    return folder
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_files_of_a_query(tmp_path):
+    folder = asked(tmp_path / "query")
+    assert sorted(tree(folder)) == [
+        "images/12.png", "images/29.png", "images/7.png", "label_config.xml", "query.csv", "tasks.json",
+    ]  # fmt: skip
+    assert (folder / "query.csv").read_text() == (
+        "pool_index,image,label\n12,images/12.png,\n7,images/7.png,\n29,images/29.png,\n"
+    )
+    tasks = json.loads((folder / "tasks.json").read_text())
+    assert [task["data"]["pool_index"] for task in tasks] == [12, 7, 29]
+    assert [task["data"]["round"] for task in tasks] == [2, 2, 2]
+    prefix = "data:image/png;base64,"
+    for task in tasks:
+        image = (folder / "images" / f"{task['data']['pool_index']}.png").read_bytes()
+        assert task["data"]["image"].startswith(prefix)
+        assert base64.b64decode(task["data"]["image"].removeprefix(prefix)) == image
+
+
+def test_images_are_enlarged_by_whole_numbers_every_pixel_a_square(tmp_path):
+    inputs = pool((6, 9, 3))
+    folder = asked(tmp_path, inputs=inputs)
+    image = np.asarray(Image.open(folder / "images/7.png"))
+    assert image.shape == (27 * 6, 27 * 9, 3)  # 26 · 6 < 160 <= 27 · 6
+    assert (image == np.kron(np.rint(255 * inputs[7]).astype(np.uint8), np.ones((27, 27, 1), np.uint8))).all()
+
+
+def test_large_images_keep_their_size():
+    content = picture(0, pool((200, 170)), side=160).content
+    assert Image.open(io.BytesIO(content)).size == (170, 200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 0.5, [0, 128]), (0.0, 1.0, [0, 255]), (0.0, 255.0, [0, 255]), (-2.0, 2.0, [0, 255]), (3.0, 3.0, [0, 0])],
+)
+def test_bright_stays_bright_over_the_whole_pool(low, high, expected):
+    inputs = np.full((2, 4, 4), low)
+    inputs[1] = high
+    shown = [np.asarray(Image.open(io.BytesIO(picture(index, inputs).content)))[0, 0] for index in range(2)]
+    assert shown == expected
+
+
+def test_the_same_query_gives_the_same_bytes_and_writes_nothing(tmp_path, monkeypatch):
+    folder = asked(tmp_path)
+    before = tree(folder)
+    written = []
+    monkeypatch.setattr(questions, "write_atomic", lambda path, content: written.append(path.name))
+    asked(folder)
+    assert tree(folder) == before
+    assert written == []
+
+
+def test_images_of_an_earlier_query_go_and_other_files_stay(tmp_path):
+    folder = asked(tmp_path)
+    (folder / "images/notes.txt").write_text("mine")
+    asked(folder, indices=[7, 3])
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["3.png", "7.png", "notes.txt"]
+    assert (folder / "query.csv").read_text().splitlines()[1:] == ["7,images/7.png,", "3,images/3.png,"]
+
+
+def test_a_query_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch):
+    folder = asked(tmp_path)
+    before = tree(folder)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(questions, "write_atomic", full)
+    with pytest.raises(OSError, match="No space"):
+        asked(folder, indices=[1, 2])
+    assert tree(folder) == before
+
+
+def test_answers_in_query_csv_are_never_overwritten(tmp_path):
+    folder = asked(tmp_path)
+    typed = "label,pool_index\r\ndog,7\r\n,12\r\n,29\r\n"  # by a spreadsheet, sorted
+    (folder / "query.csv").write_text(typed, newline="")
+    asked(folder)
+    assert (folder / "query.csv").read_bytes() == typed.encode()
+    asked(folder, indices=[1, 2])
+    aside = folder / f"query-{hashlib.sha256(typed.encode()).hexdigest()[:8]}.csv"
+    assert aside.read_bytes() == typed.encode()
+    assert (folder / "query.csv").read_text().splitlines()[1:] == ["1,images/1.png,", "2,images/2.png,"]
+
+
+def test_a_query_csv_that_cannot_be_read_is_moved_aside_too(tmp_path):
+    folder = asked(tmp_path)
+    (folder / "query.csv").write_bytes(b"pool_index\tlabel\n12\tcaf\xe9\n")
+    asked(folder)
+    assert [path.read_bytes()[-5:] for path in folder.glob("query-*.csv")] == [b"caf\xe9\n"]
+    assert "12,images/12.png," in (folder / "query.csv").read_text()
+
+
+def test_image_files_are_copied_as_they_are(tmp_path):
+    files = []
+    for index, suffix in enumerate([".png", ".JPG", ".tif"]):
+        files.append(tmp_path / f"photo {index}{suffix}")
+        Image.fromarray(np.full((5, 7, 3), 40 * index, np.uint8)).save(files[-1])
+    folder = asked(tmp_path / "query", indices=[1, 0, 2], inputs=pool((4, 4, 3), 3), files=files)
+    assert sorted(path.name for path in (folder / "images").iterdir()) == ["0.png", "1.jpg", "2.png"]
+    assert (folder / "images/1.jpg").read_bytes() == files[1].read_bytes()
+    assert Image.open(io.BytesIO((folder / "images/2.png").read_bytes())).size == (7, 5)
+    assert "1,images/1.jpg,,photo 1.JPG\n" in (folder / "query.csv").read_text()
+    assert "data:image/jpeg;base64," in (folder / "tasks.json").read_text()
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.txt: expected an image"):
+        asked(tmp_path / "query", indices=[0], files=[tmp_path / "a.txt"])
+
+
+def test_embeddings_have_names_and_no_images(tmp_path):
+    names = [f"text {index}" for index in range(30)]
+    folder = asked(tmp_path, inputs=pool((16,)), names=names)
+    assert (folder / "query.csv").read_text().splitlines()[:2] == ["pool_index,image,label,name", "12,,,text 12"]
+    assert json.loads((folder / "tasks.json").read_text())[1] == {
+        "data": {"pool_index": 7, "round": 2, "name": "text 7"}
+    }
+    assert list((folder / "images").iterdir()) == []
+    assert "<Image" not in (folder / "label_config.xml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("image_root", "expected"),
+    [
+        (None, "/data/local-files/?d=query/images/12.png"),
+        ("https://example.org/x/", "https://example.org/x/12.png"),
+        ("inline", "data:image/png;base64,"),
+    ],
+)
+def test_where_label_studio_finds_images(tmp_path, monkeypatch, image_root, expected):
+    monkeypatch.setattr(questions, "INLINE", 100)
+    folder = asked(tmp_path / "query", image_root=image_root)
+    image = json.loads((folder / "tasks.json").read_text())[0]["data"]["image"]
+    assert image.startswith(expected)
+    assert image_root == "inline" or image == expected
+
+
+def test_names_are_no_formulas_and_files_are_one_line_a_point(tmp_path):
+    names = ["=1+1", " @x", "-2", "+3", "two\r\nlines\t", 'a,"b"', "caf\udce9", "plain"]
+    folder = asked(tmp_path, indices=range(8), inputs=pool((16,), 8), names=names)
+    rows = list(csv.DictReader(io.StringIO((folder / "query.csv").read_text())))
+    assert [row["name"] for row in rows] == [
+        "'=1+1", "' @x", "'-2", "'+3", "two  lines ", 'a,"b"', r"caf\udce9", "plain",
+    ]  # fmt: skip
+    assert len((folder / "query.csv").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ["a", "a"]}, "expected different names, got 'a' 2 times"),
+        ({"class_names": ["a", " b"]}, "without spaces around them, got ' b'"),
+        ({"class_names": ["a", ""]}, "without spaces around them, got ''"),
+        ({"class_names": ["a\0"]}, "without control characters"),
+        ({"indices": [30]}, r"indices: expected pool indices in \[0, 30\), got 30"),
+        ({"indices": [-1]}, "got -1"),
+        ({"indices": [1, 1]}, "expected different points"),
+        ({"indices": [1.5]}, "expected integers"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        asked(tmp_path / "query", **changes)
+    assert not (tmp_path / "query").exists()
+
+
+def test_the_labelling_interface():
+    view = ElementTree.fromstring(label_config(NASTY, images=True))  # noqa: S314
+    assert view.find("Image").attrib["value"] == "$image"
+    choices = view.find("Choices")
+    assert (choices.attrib["name"], choices.attrib["toName"], choices.attrib["choice"]) == (
+        "label",
+        "item",
+        "single-radio",
+    )
+    assert view.find("Image").attrib["name"] == "item"
+    values = [choice.attrib["value"] for choice in choices]
+    assert values == [*NASTY[:6], "＄image", *NASTY[7:], "abstain"]  # Label Studio would look $image up in the task
+    assert [choice.attrib.get("hotkey") for choice in choices][:10] == list("1234567890")
+    assert [choice.attrib.get("hotkey") for choice in choices][10:] == [None, None, None]
+    assert "abstain" not in [choice.attrib.get("hint") for choice in choices]
+    assert label_config(["abstain", "b"], images=False).count('"abstain"') == 1
+
+
+def test_every_class_has_its_own_key():
+    assert hotkeys(DIGITS) == DIGITS
+    assert hotkeys("ABCDEFGHIJ") == list("abcdefghij")
+    assert hotkeys(["a", "A"]) == ["a", "A"]
+    assert hotkeys(["?", "b"]) == ["1", "2"]
+    many = hotkeys([f"class {index}" for index in range(50)])
+    assert many[:12] == [*"1234567890", "a", "b"]
+    taken = [key for key in many if key]
+    assert len(set(taken)) == len(taken) == 34
+    assert not {"h", "q", "?", " "} & set(taken)
