@@ -7,8 +7,8 @@ interrupted by Ctrl-C or SIGTERM (the same command goes on).
 """
 
 import argparse
+import json
 import os
-import re
 import shlex
 import sys
 import warnings
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, overrides = _take_overrides(arguments, own_flags)
     options = parser.parse_args(given)
     if overrides and options.command not in TAKE_FIELDS:
-        print(f"bdal: {overrides[0]} is no option of `bdal {options.command}`", file=sys.stderr)
+        print(f"bdal: {overrides[0].partition('=')[0]} is no option of `bdal {options.command}`", file=sys.stderr)
         return 2
     options.overrides = overrides
 
@@ -149,15 +149,16 @@ def _take_overrides(arguments: Sequence[str], own_flags: dict[str, dict[str, boo
     own = own_flags.get(command, {}) | {"--version": False}
     while rest:
         word = rest.pop(0)
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         if not word.startswith("--") or flag in own:
             given.append(word)
             if own.get(flag) and not equals and rest:
                 given.append(rest.pop(0))
             continue
-        overrides.append(re.sub(r"^--data-dir(?==|$)", "--data.data-dir", word) if command in TAKE_FIELDS else word)
-        if not equals and rest and not rest[0].startswith("--"):
-            overrides.append(rest.pop(0))
+        values = [value] if equals else [rest.pop(0)] if rest and not rest[0].startswith("--") else []
+        if flag == "--data-dir" and command in TAKE_FIELDS:  # a path, whatever YAML would make of it
+            flag, values = "--data.data-dir", [json.dumps(value) for value in values]
+        overrides += [f"{flag}={value}" for value in values] or [flag]
     return given, overrides
 
 

@@ -254,8 +254,9 @@ def on_host(query: Query) -> Query:
 def query_limit(labelled: LabelledSet, excluded: np.ndarray, query_size: int, charged: int = 0) -> int:
     """How many points the next query may have: the query size, the room that is left, or the points that are left."""
     room = labelled.capacity - int(labelled.count) - charged
-    points = len(excluded) - int(labelled.count) - int(excluded.sum())
-    return max(0, min(query_size, room, points))
+    taken = np.array(excluded)
+    taken[np.asarray(labelled.indices)[: int(labelled.count)]] = True
+    return max(0, min(query_size, room, int((~taken).sum())))
 
 
 def pool_size(inputs) -> int:

@@ -14,7 +14,8 @@ from bdal import cli
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
 from bdal.experiment import config
 from bdal.experiment import run as experiment_run
-from bdal.experiment.directory import append, seed_folder
+from bdal.experiment.directory import seed_folder
+from bdal.experiment.durable import append
 from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
 from bdal.strategy import STRATEGIES
@@ -132,6 +133,20 @@ def test_the_folder_of_the_data_has_a_short_flag(workplace, runner, flag, joined
     runner(run)
     assert cli.main(["run", *([f"{flag}=there"] if joined else [flag, "there"]), "tiny.yaml"]) == 0
     assert seen == [str(workplace / "there")]
+
+
+@pytest.mark.parametrize("name", ["photos #2", "a: b", "[x]", "1e3", "null", "~", "{}", "déjà 'vu'"])
+def test_the_folder_of_the_data_is_a_path_and_not_yaml(workplace, runner, name):
+    seen = []
+
+    def run(experiment, workdir, **_):
+        seen.append(experiment.data.data_dir)
+        made_up_run(experiment, workdir)
+
+    runner(run)
+    for workdir, arguments in (("a", ["--data-dir", f"/there/{name}"]), ("b", [f"--data-dir=/there/{name}"])):
+        assert cli.main(["run", "tiny.yaml", "--workdir", workdir, *arguments]) == 0
+    assert seen == [f"/there/{name}"] * 2
 
 
 @pytest.mark.parametrize("place", [1, 2, 4])

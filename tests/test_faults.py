@@ -1008,11 +1008,15 @@ class Silent:
 
 
 def clocks(paths):
-    """Calls that read the wall clock: file and function."""
+    """What reads the wall clock, or could do so under another name: file and code."""
     wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.datetime.now", "time.localtime"}
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in wall:
+            renamed = isinstance(node, ast.Import) and any(
+                a.asname and a.name in ("time", "datetime") for a in node.names
+            )
+            taken = isinstance(node, ast.ImportFrom) and node.module == "time"
+            if renamed or taken or (isinstance(node, ast.Call) and ast.unparse(node.func) in wall):
                 yield path.name, ast.unparse(node)
 
 
@@ -1022,3 +1026,11 @@ def test_44_only_the_lock_reads_the_wall_clock(tmp_path):
     assert {call for _, call in found if "now" in call} <= {"datetime.now(UTC)"}
     (tmp_path / "bad.py").write_text("import time; start = time.time()")
     assert list(clocks([tmp_path / "bad.py"])) == [("bad.py", "time.time()")]
+    for hidden in (
+        "from time import time",
+        "from time import time_ns as ns",
+        "import time as t",
+        "import datetime as d",
+    ):
+        (tmp_path / "bad.py").write_text(hidden)
+        assert list(clocks([tmp_path / "bad.py"])) == [("bad.py", hidden)]

@@ -10,7 +10,7 @@ import pytest
 
 from bdal.committee import Committee, deep_ensemble
 from bdal.errors import LabelError, NonFiniteError
-from bdal.loop import active_learning, ask, fit_round, step_key, tell
+from bdal.loop import active_learning, ask, fit_round, query_limit, step_key, tell
 from bdal.pool import ABSTAIN, LabelledSet, extend
 from bdal.posteriors import fit_deep_ensemble
 from bdal.selection import Query, top_k
@@ -557,3 +557,9 @@ def test_tell_leaves_abstentions_out():
     assert told.labels[4:6].tolist() == [1, 0]
     with pytest.raises(LabelError, match="got -1 for pool point 2"):
         tell(labelled_set(), query, [1, -1, 0], inputs=POOL, num_classes=C)
+
+
+@pytest.mark.parametrize(("excluded", "points"), [([], 6), ([0, 1], 6), ([0, 1, 9], 5), ([4, 5, 6, 7, 8, 9], 0)])
+def test_a_point_that_is_labelled_and_excluded_too_is_taken_once(excluded, points):
+    labelled = extend(LabelledSet.empty(50), np.arange(4), np.zeros(4, int), num_points=10, num_classes=2)
+    assert query_limit(labelled, np.isin(np.arange(10), excluded), query_size=20) == points

@@ -2,7 +2,7 @@
 
 from bdal.datasets.arrays import Dataset, fingerprint, from_arrays, oracle
 from bdal.datasets.duplicates import Duplicates, duplicates
-from bdal.datasets.named import load
+from bdal.datasets.named import NAMES, load
 from bdal.datasets.pools import (
     POOLS,
     Pool,
@@ -17,6 +17,7 @@ from bdal.datasets.pools import (
 )
 
 __all__ = [
+    "NAMES",
     "POOLS",
     "Dataset",
     "Duplicates",

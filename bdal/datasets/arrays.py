@@ -2,6 +2,7 @@
 
 import hashlib
 import operator
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,14 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] | None = None
     files: tuple[Path, ...] | None = None
     label_noise: float = 0.0
+
+    @property
+    def file_names(self) -> list[str] | None:
+        """What a person calls each pool point: its file, below the folder that all of them are in."""
+        if not self.files:
+            return None
+        top = os.path.commonpath([file.parent for file in self.files])
+        return [file.relative_to(top).as_posix() for file in self.files]
 
 
 def from_arrays(
@@ -104,7 +113,8 @@ def from_arrays(
 def fingerprint(dataset: Dataset) -> str:
     """Whether it is the same data: SHA-256 over counts, shapes, dtypes, all labels and every (N // 256)-th input.
 
-    A pool without labels is known by all its inputs, and by the names of its classes, which tell what an answer means.
+    A pool without labels is known by all its inputs. The names of the classes, which tell what an answer means, and of
+    the files that people are shown, below the folder that all of them are in, are part of it.
 
     >>> data = from_arrays([[0.0], [1.0]], [0, 1], [[0.5]], [0])
     >>> fingerprint(data) == fingerprint(data._replace(name="renamed"))
@@ -113,8 +123,7 @@ def fingerprint(dataset: Dataset) -> str:
     False
     """
     digest = hashlib.sha256(str(dataset.num_classes).encode())
-    if dataset.labels is None:
-        digest.update(f"|{dataset.class_names}|".encode())
+    digest.update(f"|{dataset.class_names}|{dataset.file_names}|".encode("utf-8", "backslashreplace"))
     for inputs, labels in ((dataset.inputs, dataset.labels), (dataset.test_inputs, dataset.test_labels)):
         if inputs is None:
             digest.update(b"|none|")

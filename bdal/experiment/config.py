@@ -16,10 +16,12 @@ from typing import Any, Literal
 import yaml
 
 from bdal import training
-from bdal.datasets import check_pool
+from bdal.datasets import NAMES, check_pool
 from bdal.errors import ConfigError
 from bdal.experiment import strict
 from bdal.experiment.strict import override, read_yaml, show
+
+ABSTAINS = ("abstain", "?")  # how people say that it cannot be told
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     experiment = typed(override(read_yaml(Path(path)), overrides), str(path), overrides)
     data = experiment.data  # its paths: the same from every folder
-    if is_path(data.name):
+    if is_path(data.name) or (data.name not in NAMES and Path(data.name).is_dir()):
         data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
     if data.data_dir is not None:
         data = dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
@@ -258,6 +260,15 @@ def is_path(name: str) -> bool:
     return name.endswith(".npz") or "/" in name
 
 
+def moved(experiment: Experiment, data_dir: str | Path | None) -> Experiment:
+    """The experiment with its data at `data_dir`: the folder of a named data set, or the `.npz` or folder itself."""
+    if data_dir is None:
+        return experiment
+    field = "name" if is_path(experiment.data.name) else "data_dir"
+    there = {field: str(Path(data_dir).expanduser().resolve())}
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **there))
+
+
 def dump(experiment: Experiment) -> str:
     """The experiment as YAML with every field written out; `load` gives the same experiment back."""
     return yaml.safe_dump(as_dict(experiment), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
@@ -265,14 +276,14 @@ def dump(experiment: Experiment) -> str:
 
 def digest(experiment: Experiment) -> str:
     """SHA-256 of what the experiment says; where its data lies is no part of it."""
-    canonical = as_dict(_anywhere(experiment))
+    canonical = as_dict(anywhere(experiment))
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _anywhere(experiment: Experiment) -> Experiment:
-    """The experiment without the folders in which its data lies."""
+def anywhere(experiment: Experiment) -> Experiment:
+    """The experiment without where its data lies, which its fingerprint tells."""
     data = dataclasses.replace(experiment.data, data_dir=None)
-    if is_path(data.name):  # what lies there is told by its fingerprint
+    if is_path(data.name):
         data = dataclasses.replace(data, name="path")
     return dataclasses.replace(experiment, data=data)
 
@@ -286,7 +297,7 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
     """The fields in which two experiments differ, as `path: value in one != value in the other`."""
-    ones, others = (dict(_leaves(as_dict(_anywhere(each)))) for each in (one, other))
+    ones, others = (dict(_leaves(as_dict(anywhere(each)))) for each in (one, other))
     paths = [path for path in {**ones, **others} if ones.get(path) != others.get(path)]
     return [f"{path}: {ones.get(path, 'absent')} != {others.get(path, 'absent')}" for path in paths]
 
@@ -372,9 +383,6 @@ def _check(experiment: Experiment) -> None:
     if labels.oracle == "people":
         one = experiment.seeds == 1 and sum(len(each.strategies) for each in experiment.comparisons) == 1
         require(one, "labels.oracle", "one seed and one strategy where people answer", "several")
-        for name in data.classes or ():
-            plain = name == name.strip() and name not in ("abstain", "?")
-            require(plain, "data.classes", "names without spaces around them, and not 'abstain' or '?'", name)
         require(not labels.balanced, "labels.balanced", "false where people answer: classes are not known", True)
 
     for name in ("size", "candidates", "targets", "chunk_size"):

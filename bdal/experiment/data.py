@@ -12,6 +12,7 @@ import numpy as np
 from bdal import datasets
 from bdal.errors import ConfigError
 from bdal.experiment import config
+from bdal.experiment.config import ABSTAINS
 
 ON_DEVICE_BYTES = 2**30  # a larger pool stays on the host and is streamed
 
@@ -113,6 +114,11 @@ def _check(experiment, data, names) -> None:
         )
     if len(names) < 2:
         raise ConfigError(f"data.classes: expected the names of at least two classes for {where}, found {list(names)}")
+    if labels.oracle == "people" and (odd := [name for name in names if name != name.strip() or name in ABSTAINS]):
+        raise ConfigError(
+            f"data.classes: expected names without spaces around them, and not {' or '.join(map(repr, ABSTAINS))}, "
+            f"which are answers of their own, found {odd[0]!r}"
+        )
     if data.test_labels is None and not labels.validation_labels:
         raise ConfigError(
             f"labels.validation: expected above 0 for {where}, which has no test set to evaluate on, found "

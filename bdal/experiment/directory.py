@@ -29,8 +29,9 @@ Every line is sealed (`bdal.experiment.durable`).
 import errno
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from bdal.environment import versions
 from bdal.errors import ConfigError
@@ -81,6 +82,10 @@ def seed_folder(workdir: str | Path, comparison: config.Comparison, strategy: co
     return Path(workdir) / comparison.posterior / comparison.label(strategy) / f"seed_{seed}"
 
 
+_OF_THE_RUN = ("config", "experiment", "data", "chunk_size", "facts")  # the rest of run.json is its environment
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no fault of whoever chose the directory
+
+
 def make(workdir: Path) -> None:
     """Make a run directory; raises `ConfigError` if it cannot be written."""
     try:
@@ -88,12 +93,14 @@ def make(workdir: Path) -> None:
         if not os.access(workdir, os.W_OK):
             raise PermissionError(errno.EACCES, "no permission to write", str(workdir))
     except OSError as error:
-        raise _unusable(workdir, error) from error
+        _refuse(workdir, error)
 
 
-def _unusable(workdir: Path, error: OSError) -> ConfigError:
+def _refuse(workdir: Path, error: OSError) -> NoReturn:
+    if error.errno in _NO_ROOM:
+        raise error
     at = error.filename or workdir
-    return ConfigError(f"{workdir}: cannot be used as a run directory: {at}: {error.strerror or error}")
+    raise ConfigError(f"{workdir}: cannot be used as a run directory: {at}: {error.strerror or error}") from error
 
 
 def write_run(
@@ -111,10 +118,10 @@ def write_run(
     identity = run_identity(experiment, fingerprint) | ({"facts": plain(facts)} if facts else {})
     try:
         make(workdir)
-        known = (workdir / "config.yaml").exists()
+        known = (workdir / "config.yaml").exists() or has_labels(workdir)
         found = differences(workdir, experiment, fingerprint) if known else []
-        if found and not allow_mismatch:
-            raise _another_run(workdir, found)
+        if found and (not allow_mismatch or _fixed(workdir, experiment, found)):
+            raise _another_run(workdir, experiment, found)
         if found:
             _accept(workdir, found, identity)
         for comparison in experiment.comparisons:
@@ -126,17 +133,19 @@ def write_run(
                         raise PermissionError(errno.EACCES, "no permission to write", str(folder))
         if not known or not (workdir / "run.json").exists():
             write_atomic(workdir / "run.json", _json(identity))
-        if not known or config.load(workdir / "config.yaml") != experiment:  # its data may lie elsewhere now
-            write_atomic(workdir / "config.yaml", config.dump(experiment))  # last: with a config, all is there
+        path = workdir / "config.yaml"
+        if not known or not path.exists() or config.load(path) != experiment:  # its data may lie elsewhere now
+            write_atomic(path, config.dump(experiment))  # last: with a config, all is there
     except OSError as error:
-        raise _unusable(workdir, error) from error
+        _refuse(workdir, error)
     return found
 
 
 def run_identity(experiment: config.Experiment, fingerprint: Any) -> dict[str, Any]:
-    """What `run.json` says: config digest, data fingerprint, chunk size, and the environment."""
+    """What `run.json` says: the config and its digest, data fingerprint, chunk size, and the environment."""
     return {
         "config": config.digest(experiment),
+        "experiment": config.as_dict(config.anywhere(experiment)),
         "data": plain(fingerprint),
         "chunk_size": experiment.query.chunk_size,
         **_environment(),
@@ -182,10 +191,19 @@ def _threads() -> int:
 
 
 def differences(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> list[str]:
-    """In what the run that a directory holds differs from this one: config, environment, data; `there != now`."""
+    """In what the run that a directory holds differs from this one: config, environment, data; `there != now`.
+
+    What it holds is what `run.json` says; `config.yaml`, which may have been edited, where nothing has run yet.
+    """
     workdir = Path(workdir)
-    found = config.differences(config.load(workdir / "config.yaml"), experiment)
     known = identity_of(workdir)
+    if not known and has_labels(workdir):
+        raise CorruptRunError(f"{workdir}: has ledgers and no run.json, which says what they are of; put it back")
+    if "experiment" in known:
+        there = config.typed(known["experiment"], str(workdir / "run.json"))
+    else:  # a sweep's run that has not begun, or one of bdal 0.1.0
+        there = config.load(workdir / "config.yaml")
+    found = config.differences(there, experiment)
     if not known:
         return found
     try:
@@ -195,7 +213,8 @@ def differences(workdir: str | Path, experiment: config.Experiment, fingerprint:
             if name != "versions" and there.get(name) != here[name]:
                 found.append(f"{name}: {there.get(name)} != {here[name]}")
         if known["data"] != json.loads(json.dumps(plain(fingerprint))):
-            found.append(f"data: {known['data']} != {fingerprint}")
+            there, here = (str(each)[:12] for each in (known["data"], fingerprint))
+            found.append(f"data: {there} != {here}")
     except (KeyError, TypeError, AttributeError) as error:
         where = workdir / "run.json"
         raise CorruptRunError(f"{where}: expected what this package wrote, found other text") from error
@@ -205,31 +224,44 @@ def differences(workdir: str | Path, experiment: config.Experiment, fingerprint:
 def check_same(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> None:
     """Raise `ConfigError` unless a directory holds this very run; writes nothing."""
     if found := differences(workdir, experiment, fingerprint):
-        raise _another_run(workdir, found)
+        raise _another_run(workdir, experiment, found)
 
 
-def _another_run(workdir: str | Path, found: list[str]) -> ConfigError:
+def has_labels(workdir: str | Path) -> bool:
+    """Whether labels were bought in a directory."""
+    return any(Path(workdir).glob("*/*/seed_*/ledger.jsonl"))
+
+
+def _another_run(workdir: str | Path, experiment: config.Experiment, found: list[str]) -> ConfigError:
+    if fixed := _fixed(workdir, experiment, found):
+        return ConfigError(
+            f"{workdir}: has labels that were bought, and what they were bought for cannot change (there != now): "
+            f"{'; '.join(fixed)}; bring it back as it was (of data: points, files and class names), or choose another "
+            "directory"
+        )
     return ConfigError(
         f"{workdir}: holds another run (there != now): {'; '.join(found)}; choose another directory, or go on all the "
         "same with --allow-mismatch of bdal run, which the report will say"
     )
 
 
-LABELS_STAY = ("labels.", "seed:", "data.pool:", "data.builders.")  # which points were bought, and how many may be
+LABELS_STAY = ("labels.", "seed:", "data")  # which points were bought, how many may be, and what a label means
+PEOPLE_STAY = (*LABELS_STAY, "first_seed:", "comparisons.")  # where what people answered lies
+
+
+def _fixed(workdir: str | Path, experiment: config.Experiment, found: list[str]) -> list[str]:
+    """Those of the differences under which labels that were bought would be wrong, or lost."""
+    stay = PEOPLE_STAY if experiment.labels.oracle == "people" else LABELS_STAY
+    fixed = [each for each in found if each.startswith(stay) and not re.match(r"data\.test:|.*\.members:", each)]
+    return fixed if has_labels(workdir) else []
 
 
 def _accept(workdir: Path, found: list[str], identity: dict[str, Any]) -> None:
-    """Have `run.json` say that the run goes on although it differs; refused where bought labels would be wrong."""
-    fixed = [difference for difference in found if difference.startswith(LABELS_STAY)]
-    if fixed and any(workdir.glob("*/*/seed_*/ledger.jsonl")):
-        raise ConfigError(
-            f"{workdir}: has labels that were bought, and what they were bought for cannot change: {'; '.join(fixed)}; "
-            "choose another directory"
-        )
+    """Have `run.json` say that the run goes on although it differs."""
     known = identity_of(workdir) or dict(identity)
     known["later"] = [*known.get("later", []), _environment()]
     known["mismatches"] = [*known.get("mismatches", []), *found]
-    known |= {name: identity[name] for name in ("config", "data", "chunk_size", "facts") if name in identity}
+    known |= {name: identity[name] for name in _OF_THE_RUN if name in identity}
     write_atomic(workdir / "run.json", _json(known))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bdal.errors import LabelError
 from bdal.experiment import durable
+from bdal.experiment.durable import CorruptRunError
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, extend
 
 START = -1  # the round of the labels to start with, where people answer
@@ -26,6 +27,11 @@ class Sets(NamedTuple):
     abstained: int  # training labels that were asked for and not given
 
 
+class _Answer(NamedTuple):
+    label: int
+    by_file: bool
+
+
 class Ledger:
     """The events of one (posterior, strategy, seed), in memory and on disk."""
 
@@ -36,7 +42,13 @@ class Ledger:
         self._places = {}
         for event in self.events:
             self._places.setdefault((event.get("event"), event.get("round")), event)
-        self._measured = {line.get("round") for line in durable.read(folder / "metrics.jsonl")}
+        self._measured = {line["round"] for line in durable.read(folder / "metrics.jsonl")}
+        if lost := sorted(number for number in self._measured if self.find("evaluated", number) is None):
+            path = folder / "ledger.jsonl"
+            raise CorruptRunError(
+                f"{path}: ends before round {lost[0]}, which metrics.jsonl has, though the ledger is written first: "
+                "lines are missing at its end"
+            )
 
     @property
     def finished(self) -> bool:
@@ -87,15 +99,31 @@ class Ledger:
 
     def answers(self, before: int | None = None) -> dict[int, list[int]]:
         """Each point's answers in the order they came, ABSTAIN among them: all, or those before a round's training."""
-        answers: dict[int, list[int]] = {}
+        return {index: [answer.label for answer in given] for index, given in self._answers(before).items()}
+
+    def settled(self, policy: str, before: int | None = None) -> dict[int, int]:
+        """The label that each point's answers amount to by `policy`, ABSTAIN among them.
+
+        Of a person at work, who corrects what was answered before, the latest answer counts; of files, every one.
+        """
+        settled = {}
+        for index, given in self._answers(before).items():
+            latest = max((place for place, answer in enumerate(given) if not answer.by_file), default=None)
+            votes = [answer.label for place, answer in enumerate(given) if answer.by_file or place == latest]
+            settled[index] = settle(votes, policy)
+        return settled
+
+    def _answers(self, before: int | None) -> dict[int, list[_Answer]]:
+        answers: dict[int, list[_Answer]] = {}
         for event in self.events:
             if before is not None and (event["event"], event.get("round")) == ("evaluated", before):
                 break
             if event["event"] in ("validation", "initial", "labelled"):
                 for index, label in zip(event["indices"], event["labels"], strict=True):
                     found = answers.setdefault(index, [])
-                    if event["event"] == "labelled" or not found:  # the start repeats what people answered
-                        found.append(ABSTAIN if label is None else label)
+                    if event["event"] != "labelled" and found:  # the start repeats what people answered
+                        continue
+                    found.append(_Answer(ABSTAIN if label is None else label, by_file="source" in event))
         return answers
 
     def tell(self, number: int, indices, labels, *, num_classes: int, source: dict[str, str] | None = None) -> int:
@@ -137,7 +165,7 @@ class Ledger:
         Points stand in the order in which they were asked for, whatever the order of the answers. Where the oracle
         abstained on points for validation, others stand there twice, so that there are always as many.
         """
-        answers = {index: settle(given, policy) for index, given in self.answers(before=number).items()}
+        answers = self.settled(policy, before=number)
         held_out, bought = (self.find(kind) for kind in ("validation", "initial"))
         start = [] if bought is None else bought["indices"]
         asked = start + [index for r in range(number) for index in self.queried(r)]

@@ -355,6 +355,8 @@ def _read(saved: dict[str, Any]) -> dict[str, Any]:
             with _quiet():
                 arrays = ocp.load_checkpointables(str(folder / "arrays"))["leaves"]
         return {path: _rebuilt(leaf, arrays.get(path)) for path, leaf in saved["leaves"].items()}
+    except MemoryError:  # no fault of the files
+        raise
     except Exception as error:
         first = str(error).strip().split("\n")[0][:200]
         raise CorruptCheckpointError(

@@ -31,7 +31,7 @@ from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
-from bdal.experiment.ledger import START, Ledger, Sets, settle
+from bdal.experiment.ledger import START, Ledger, Sets
 from bdal.experiment.lock import lock
 from bdal.experiment.programs import Network, Programs, network_of, programs_of
 from bdal.experiment.progress import Progress
@@ -439,8 +439,8 @@ def _start(prepared: Prepared, ledger: Ledger) -> bool:
     for event, indices in parts.items():
         if ledger.find(event) is None:
             if prepared.oracle is None:
-                given = ledger.answers()
-                labels = [settle(given[index], sizes.contradictions) for index in indices.tolist()]
+                settled = ledger.settled(sizes.contradictions)
+                labels = [settled[index] for index in indices.tolist()]
             else:
                 labels = prepared.oracle(indices) if len(indices) else []
             labels = check_answers(np.asarray(labels, int if not len(indices) else None), indices, data.num_classes)

@@ -19,7 +19,7 @@ def load_committee(
     Args:
       workdir: a run directory whose config says `parameters: last`.
       posterior, strategy, seed: as in the directory's folders, `mc_dropout`, `power_bald-beta-4` and 3 say.
-      data_dir: where the data set's files are, if not where they were.
+      data_dir: where the data set's files are, or the `.npz` or folder itself, if not where it was.
 
     Raises:
       ConfigError: no run directory, or none of its runs.
@@ -27,8 +27,7 @@ def load_committee(
       CorruptCheckpointError: the parameters are not as they were written.
     """
     workdir = Path(workdir).resolve()
-    overrides = [] if data_dir is None else ["--data.data-dir", str(data_dir)]
-    experiment = config.load(workdir / "config.yaml", overrides)
+    experiment = config.moved(config.load(workdir / "config.yaml"), data_dir)
     comparison = next(
         (
             each

@@ -1,5 +1,7 @@
 """One's own arrays: what is let in, what is refused and how, and `.npz` files as pure data."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -132,7 +134,7 @@ def test_a_pool_without_labels_or_test_set():
         oracle(data.labels)
 
 
-def test_fingerprint_of_a_pool_without_labels_sees_all_inputs_and_the_names_of_the_classes():
+def test_fingerprint_of_a_pool_without_labels_sees_all_inputs_and_the_names_of_classes_and_files():
     data = from_arrays(np.arange(2_000)[:, None], class_names=["a", "b"])
     others = [
         data,
@@ -146,10 +148,17 @@ def test_fingerprint_of_a_pool_without_labels_sees_all_inputs_and_the_names_of_t
         inputs[row] += 0.5
         others.append(data._replace(inputs=inputs))
     assert len({fingerprint(other) for other in others}) == len(others)
-    elsewhere = data._replace(name="renamed", files=tuple(map(str, range(2_000))))
-    assert fingerprint(elsewhere) == fingerprint(data)
-    named = from_arrays(**arrays(), class_names=["a", "b", "c"])  # labels mean what they meant
-    assert fingerprint(named) == fingerprint(from_arrays(**arrays()))
+    assert fingerprint(data._replace(name="renamed")) == fingerprint(data)
+    shown = [data._replace(files=tuple(Path(top, f"{i}.png") for i in order)) for top, order in (
+        ("/there", range(2_000)), ("/here/now", range(2_000)), ("/there", range(1_999, -1, -1))
+    )]  # fmt: skip
+    assert fingerprint(shown[0]) == fingerprint(shown[1]) != fingerprint(shown[2])  # moved; other pictures
+    assert fingerprint(shown[0]) != fingerprint(data)
+
+
+def test_fingerprint_of_a_labelled_pool_sees_the_names_of_the_classes():
+    names = (None, ["a", "b", "c"], ["b", "a", "c"])  # what an answer means
+    assert len({fingerprint(from_arrays(**arrays(), class_names=each)) for each in names}) == 3
 
 
 def test_fingerprint_of_a_large_set_sees_every_label_and_a_sample_of_the_inputs():

@@ -430,6 +430,26 @@ def test_seeds_are_numbered_from_the_first():
     assert config.differences(whole, part) == ["seeds: 5 != 1", "first_seed: 0 != 2"]
 
 
+def test_a_folder_needs_no_slash_and_a_data_set_of_that_name_comes_first(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "mnist"):
+        (tmp_path / name).mkdir()
+    assert load(written(SMALL + "data: {name: photos}")).data.name == str(tmp_path / "photos")
+    assert load(written(SMALL + "data: {name: mnist}")).data.name == "mnist"
+    assert load(written(SMALL + "data: {name: nowhere}")).data.name == "nowhere"
+
+
+def test_data_that_was_moved(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, moved in (
+        ("optdigits", Data("optdigits", str(tmp_path / "a #2"))),
+        ("/x/a.npz", Data(str(tmp_path / "a #2"))),
+    ):
+        experiment = load(written(SMALL + f"data: {{name: {name}}}"))
+        assert config.moved(experiment, None) == experiment
+        assert config.moved(experiment, "a #2").data == moved
+
+
 def test_paths_of_data_are_the_same_from_every_folder(written, tmp_path, monkeypatch):
     path = Path(written(SMALL + "data: {name: ./digits.npz, data_dir: ~/data}")).resolve()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -54,7 +54,7 @@ def prefixes(bench, posterior, workdir):
 # -- kill -9 ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_points_are_where_the_ledger_is_written():
+def test_every_named_point_is_tried_below():
     assert sorted(name for names in EVERY.values() for name in names) == sorted(NAMED)
     assert all(EVERY.values())
 

@@ -136,6 +136,22 @@ def test_parts_that_do_not_fit_are_refused(arrays, without, labels, more, messag
         load(experiment(arrays(*without), labels=labels, **more))
 
 
+@pytest.mark.parametrize("name", ["?", "abstain", " cat"])
+@pytest.mark.parametrize("by", ["config", "file"])
+def test_names_that_people_could_not_answer_with_are_refused(arrays, name, by):
+    path = arrays("labels", "test_inputs", "test_labels")
+    people = Labels(budget=20, initial=4, oracle="people")
+    if by == "file" and name == name.strip():  # others are refused by the data set
+        np.savez(path, **dict(np.load(path)), class_names=["dog", name])
+        refused = experiment(path, labels=people)
+    else:
+        refused = experiment(path, labels=people, classes=("dog", name))
+    with pytest.raises(
+        (ConfigError, ValueError), match=r"class(es|_names): expected .* got ' cat'|which are answers of"
+    ):
+        load(refused)
+
+
 def test_missing_data_says_which(tmp_path):
     with pytest.raises(DataNotFoundError, match=r"nowhere\.npz: no such file"):
         load(experiment(tmp_path / "nowhere.npz"))

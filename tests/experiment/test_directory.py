@@ -1,5 +1,6 @@
 """What a run directory says of its run, and what is refused there."""
 
+import errno
 import json
 import os
 
@@ -103,9 +104,8 @@ def test_another_run_is_refused_with_what_differs_unless_allowed(tmp_path, monke
     assert {"backend", "device_kind", "devices", "versions"} | threads == later.keys()
     assert then.pop("facts") == {"points": 7}
     now = directory.run_identity(experiment(**changes), data)
-    assert {field: then[field] for field in ("config", "data", "chunk_size")} == {
-        field: now[field] for field in ("config", "data", "chunk_size")
-    }
+    for field in ("config", "experiment", "data", "chunk_size"):
+        assert then[field] == json.loads(json.dumps(now[field]))
     assert {field: then[field] for field in later} == {field: run[field] for field in later}  # where it began
     assert load(tmp_path / "config.yaml") == experiment(**changes)
 
@@ -115,18 +115,69 @@ def test_another_run_is_refused_with_what_differs_unless_allowed(tmp_path, monke
     assert contents(tmp_path) == before
 
 
+def buy(workdir, strategy="random"):
+    append(workdir / "mc_dropout" / strategy / "seed_0" / "ledger.jsonl", EVENTS[0])
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 3}, {"labels": Labels(budget=160)}, {"labels": Labels(validation=0.3)}, {"data": Data(pool=99)}],
-)
+    [
+        {"seed": 3}, {"labels": Labels(budget=160)}, {"labels": Labels(validation=0.3)}, {"data": Data(pool=99)},
+        {"data": Data(name="mnist")}, {"data": Data(classes=("a", "b"))}, {},
+    ],
+)  # fmt: skip
 def test_what_labels_were_bought_for_cannot_change(tmp_path, changes):
     write_run(tmp_path, experiment(), "data")
-    append(tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl", EVENTS[0])
+    buy(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="has labels that were bought, and what they were bought for cannot change: "):
-        write_run(tmp_path, experiment(**changes), "data", allow_mismatch=True)
+    for allowed in (False, True):
+        with pytest.raises(ConfigError, match=r"were bought for cannot change \(there != now\): .*; bring it back"):
+            write_run(tmp_path, experiment(**changes), "data" if changes else "other data", allow_mismatch=allowed)
     assert contents(tmp_path) == before
-    assert write_run(tmp_path, experiment(query=Query(chunk_size=64)), "data", allow_mismatch=True)
+    other = experiment(query=Query(chunk_size=64), data=Data(test=99))
+    with pytest.raises(ConfigError, match="choose another directory, or go on all the same with --allow-mismatch"):
+        write_run(tmp_path, other, "data")
+    assert write_run(tmp_path, other, "data", allow_mismatch=True)
+
+
+def by_people(strategy="random", members=5, **changes) -> Experiment:
+    comparison = Comparison("mc_dropout", members, (Strategy(strategy),))
+    return Experiment("small", (comparison,), labels=Labels(oracle="people"), **({"seeds": 1} | changes))
+
+
+def test_what_people_answered_stays_where_it_is_looked_for(tmp_path):
+    write_run(tmp_path, by_people(), "data")
+    buy(tmp_path)
+    for other in (by_people("margin"), by_people(first_seed=1)):
+        with pytest.raises(ConfigError, match="were bought for cannot change"):
+            write_run(tmp_path, other, "data", allow_mismatch=True)
+    assert write_run(tmp_path, by_people(members=9), "data", allow_mismatch=True)
+
+
+def test_a_config_that_was_edited_by_hand_is_held_against_what_began(tmp_path):
+    write_run(tmp_path, by_people(), "data")
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().replace("budget: 150", "budget: 200"))
+    for labels in (False, True):
+        if labels:
+            buy(tmp_path)
+        with pytest.raises(ConfigError, match=r"labels\.budget: 150 != 200"):
+            directory.check_same(tmp_path, load(path), "data")
+    path.write_text(path.read_text().replace("budget: 200", "budget: 150"))
+    directory.check_same(tmp_path, load(path), "data")
+
+
+def test_without_the_files_that_say_what_a_run_is_nothing_goes_on(tmp_path):
+    write_run(tmp_path, experiment(), "data")
+    buy(tmp_path)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="data: data != other"):
+        write_run(tmp_path, experiment(), "other", allow_mismatch=True)
+    assert write_run(tmp_path, experiment(), "data") == []
+    assert load(tmp_path / "config.yaml") == experiment()
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(CorruptRunError, match=r"has ledgers and no run\.json"):
+        write_run(tmp_path, experiment(), "data", allow_mismatch=True)
 
 
 def test_data_that_lies_elsewhere_is_no_other_data(tmp_path):
@@ -168,6 +219,18 @@ def test_write_run_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, _: not str(path).endswith("seed_0"))
     with pytest.raises(ConfigError, match=r"cannot be used as a run directory: .*seed_0: no permission to write"):
         write_run(tmp_path / "new", experiment(), "data")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_is_no_fault_of_the_config(tmp_path, monkeypatch, number):
+    def full(path, _):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(directory, "write_atomic", full)
+    with pytest.raises(OSError, match=r"run\.json") as caught:
+        write_run(tmp_path, experiment(), "data")
+    assert caught.value.errno == number
+    assert not isinstance(caught.value, ConfigError)
 
 
 def test_results(tmp_path):

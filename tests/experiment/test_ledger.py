@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bdal.errors import LabelError
 from bdal.experiment import durable
+from bdal.experiment.durable import CorruptRunError
 from bdal.experiment.ledger import START, Ledger, settle
 from bdal.pool import ABSTAIN
 
@@ -175,6 +176,30 @@ def test_a_single_answer_that_changes_ones_mind_back_is_news(ledger):
     export = {"file": "export.json", "sha256": "79"}
     assert tell(ledger, 1, [8, 8, 8], [1, 2, 1], source=export) == 0  # all that was said so far
     assert tell(ledger, 1, [8, 8, 8, 8], [1, 2, 1, 0], source=export) == 1  # and one more
+
+
+def test_whoever_corrects_at_work_has_one_vote_and_every_file_has_its_own(ledger):
+    for label in (0, 1, 0):
+        tell(ledger, 1, [8], [label])
+    assert again(ledger).settled("majority")[8] == 0
+    tell(ledger, 1, [8], [2])  # the page shows what was pressed
+    assert ledger.settled("majority")[8] == ledger.settled("last")[8] == 2
+    tell(ledger, 1, [8, 8], [1, 1], source={"file": "a.csv", "sha256": "80"})
+    assert ledger.settled("majority")[8] == 1  # 1 to 1, the last
+    assert ledger.answers()[8] == [0, 1, 0, 2, 1]
+    tell(ledger, 1, [8], [2])
+    assert ledger.settled("majority")[8] == ledger.settled("last")[8] == 2  # 1 to 1, the last
+
+
+def test_lines_that_are_missing_at_the_end_are_noticed_by_the_metrics(ledger):
+    path = ledger.folder / "ledger.jsonl"
+    whole = path.read_bytes().splitlines(keepends=True)
+    ledger.measure({"round": 0, "seconds": 1.0})
+    again(ledger)
+    end = next(place for place, line in enumerate(whole) if b'"evaluated", "round": 0' in line)
+    path.write_bytes(b"".join(whole[:end]))
+    with pytest.raises(CorruptRunError, match=r"ledger\.jsonl: ends before round 0, which metrics\.jsonl has"):
+        again(ledger)
 
 
 def test_a_file_that_is_filled_in_further_undoes_no_correction(ledger):

@@ -517,6 +517,21 @@ def test_parameters_of_the_last_committee_are_there_whenever_it_is_finished(chea
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("parameters/*")} == before
 
 
+def rewrite(path, ledger):
+    """A ledger of these events, as if they had been written one after the other."""
+    path.unlink(missing_ok=True)
+    for event in ledger:
+        durable.append(path, event)
+    shorten_metrics(path)
+
+
+def shorten_metrics(path):
+    """The metrics as they were when the ledger at `path` was as long as it is now."""
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    metrics, rounds = path.with_name("metrics.jsonl"), whole.count(b'{"event": "evaluated"')
+    metrics.write_bytes(b"".join(metrics.read_bytes().splitlines(keepends=True)[:rounds]))
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_a_torn_line_is_cut_off_and_written_again(cheap, tiny, tmp_path, together):
     experiment = replace(tiny, together=together)
@@ -528,6 +543,7 @@ def test_a_torn_line_is_cut_off_and_written_again(cheap, tiny, tmp_path, togethe
         torn.write_bytes(content[:size])
         if content[:size].endswith(b"\n"):
             continue
+        shorten_metrics(torn)
         with pytest.warns(UserWarning, match=r"ledger\.jsonl: line \d+ was cut off by a crash and is left out"):
             run(experiment, tmp_path, Watch())
         assert files(tmp_path) == whole
@@ -548,13 +564,6 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
         with pytest.raises(directory.CorruptRunError, match=rf"seed_1/ledger\.jsonl: line {number}: its checksum"):
             run(tiny, tmp_path, Watch())
         assert path.read_bytes() == b"".join(damaged)
-
-
-def rewrite(path, ledger):
-    """A ledger of these events, as if they had been written one after the other."""
-    path.unlink(missing_ok=True)
-    for event in ledger:
-        durable.append(path, event)
 
 
 def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_path):
@@ -816,7 +825,8 @@ def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one
     ledger = durable.read(path)
     told, (point, *_), (label, *_) = ledger[4], ledger[4]["indices"], ledger[4]["labels"]
     other = (label + 1) % 10
-    more = {"event": "labelled", "round": 0, "indices": [point] * 3, "labels": [other, label, other]}
+    by_file = {"source": {"file": "answers.csv", "sha256": "77"}}
+    more = {"event": "labelled", "round": 0, "indices": [point] * 3, "labels": [other, label, other]} | by_file
 
     def accuracies(*events):
         rewrite(path, [*ledger[:4], *events])
@@ -847,7 +857,6 @@ def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, on
     monkeypatch.setattr(directory, "versions", lambda: {"jax": "1"})
     run(one, workdir, Watch())
     for change, env, differs in (
-        ({"data": config.Data(name=str(other))}, {"jax": "1"}, r"data: [0-9a-f]{64} != [0-9a-f]{64}"),
         ({"training": replace(one.training, steps=31)}, {"jax": "1"}, r"training\.steps: 30 != 31"),
         ({}, {"jax": "2"}, r"jax: 1 != 2"),
     ):
@@ -863,7 +872,13 @@ def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, on
         assert files(workdir) == before
         run(changed, workdir, Watch())
         one = changed
-    assert len(directory.identity_of(workdir)["mismatches"]) == 3
+    assert len(directory.identity_of(workdir)["mismatches"]) == 2
+    on_other = replace(one, data=config.Data(name=str(other)))
+    before = files(workdir)
+    for allowed in (False, True):  # the labels in the ledger would be those of other points
+        with pytest.raises(ConfigError, match=r"cannot change \(there != now\): data: [0-9a-f]{12} != [0-9a-f]{12}; "):
+            run(on_other, workdir, Watch(), allow_mismatch=allowed)
+    assert files(workdir) == before
 
 
 def test_hosts_are_compared_by_config_and_data_before_anything_is_written(cheap, one, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bdal.errors import LabelError
 from bdal.experiment import directory
-from bdal.experiment.ledger import START, settle
+from bdal.experiment.ledger import START
 from bdal.experiment.people.questions import gray_span, picture
 from bdal.experiment.people.server import Item, State, serve
 from bdal.experiment.people.task import Task, held_task, load_task, names_of, open_round
@@ -38,7 +38,7 @@ class RunSession:
         """Where the run stands."""
         ledger, experiment, data = self._ledger, self._task.prepared.experiment, self._task.prepared.data
         labels, number = experiment.labels, open_round(ledger)
-        settled = {index: settle(given, labels.contradictions) for index, given in ledger.answers().items()}
+        settled = ledger.settled(labels.contradictions)
         run = directory.SeedRun("", "", ledger.seed, ledger.folder, ledger.events, [])
         first = ledger.queried(START)[: labels.validation_labels]  # paid for, whatever was answered
         paid = [index in first or answer != ABSTAIN or labels.abstain_cost for index, answer in settled.items()]

@@ -39,10 +39,7 @@ def load_task(workdir: str | Path, data_dir: str | None = None) -> Task:
     experiment = _experiment(workdir)
     if experiment.labels.oracle != "people":
         raise ConfigError(f"{workdir}: labels.oracle: expected people, found {experiment.labels.oracle}")
-    if data_dir is not None:
-        field = "name" if config.is_path(experiment.data.name) else "data-dir"
-        experiment = config.load(workdir / "config.yaml", [f"--data.{field}", str(Path(data_dir).resolve())])
-    return Task(workdir, prepare(experiment))
+    return Task(workdir, prepare(config.moved(experiment, data_dir)))
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def test_other_data_is_noticed_before_anything_is_shown_or_written(workdir, expe
     arrays["inputs"] = np.roll(arrays["inputs"], 1, axis=0)  # every point has another index
     np.savez(path, **arrays)
     for command in (lambda: ask(workdir, progress=Quiet), lambda: tell(workdir, answers, progress=Quiet)):
-        with pytest.raises(ConfigError, match=r"holds another run \(there != now\): data: "):
+        with pytest.raises(ConfigError, match=r"cannot change \(there != now\): data: .*; bring it back as it was"):
             command()
     assert (ledger(workdir), (workdir / "query" / "query.csv").read_bytes()) == before
 
