@@ -3,6 +3,8 @@
 Everything a person says is in the ledger, on disk, before anything is done with it.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,8 +73,9 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
     """
     task = load_task(workdir, data_dir)
     data = task.prepared.data
-    found = read_answers(answers, class_names=data.class_names)
     with held_task(task):
+        names = names_of(data.source.files)
+        found = read_answers(answers, class_names=data.class_names, names=names, run=identity(task))
         ledger = task.ledger
         if ledger.finished:
             known = ledger.answers()
@@ -148,13 +151,23 @@ def _train_and_ask(task: Task, progress) -> str:
     files = data.source.files
     write_query(
         folder, indices=left, inputs=data.source.inputs, class_names=data.class_names, round=number, files=files,
-        names=names_of(files),
+        names=names_of(files), run=identity(task),
     )  # fmt: skip
     labels = _wanted(ledger, task.prepared.experiment)
     return (
         f"{labels}: fill in {_short(folder / 'query.csv')}, or import tasks.json into Label Studio, "
         f"then bdal tell {_short(task.workdir)} FILE; or bdal label {_short(task.workdir)}"
     )
+
+
+def identity(task: Task) -> str:
+    """What the files of a run are known by: of its data, classes and seed, so that it outlasts other changes.
+
+    No spreadsheet takes it for a number, as it would 12e45678.
+    """
+    data, seed = task.prepared.data, task.prepared.experiment.first_seed
+    facts = json.dumps([data.fingerprint, data.class_names, seed])
+    return f"run-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def names_of(files: Sequence[Path] | None) -> list[str] | None:

@@ -64,6 +64,14 @@ def test_the_files_of_a_query(tmp_path):
         assert base64.b64decode(task["data"]["image"].removeprefix(prefix)) == image
 
 
+def test_which_run_asks_stands_with_every_point(tmp_path):
+    folder = asked(tmp_path, run="run-12e45678", names=[f"{index}.png" for index in range(30)])
+    assert (folder / "query.csv").read_text().splitlines()[:2] == [
+        "pool_index,image,run,label,name", "12,images/12.png,run-12e45678,,12.png",
+    ]  # fmt: skip
+    assert [task["data"]["run"] for task in json.loads((folder / "tasks.json").read_text())] == ["run-12e45678"] * 3
+
+
 def test_images_are_enlarged_by_whole_numbers_every_pixel_a_square(tmp_path):
     inputs = pool((6, 9, 3))
     folder = asked(tmp_path, inputs=inputs)
@@ -235,8 +243,14 @@ def test_the_labelling_interface():
 def test_every_class_has_its_own_key():
     assert hotkeys(DIGITS) == DIGITS
     assert hotkeys("ABCDEFGHIJ") == list("abcdefghij")
-    assert hotkeys(["a", "A"]) == ["a", "A"]
-    assert hotkeys(["?", "b"]) == ["1", "2"]
+    assert hotkeys(["a", "A", "B"]) == ["a", "A", "b"]
+    assert hotkeys(["?", "b"]) == ["1", "b"]
+    assert hotkeys([*DIGITS, "other"]) == [*DIGITS, "a"]
+    assert hotkeys(["none", *DIGITS, "10"]) == ["a", *DIGITS, "b"]
+    assert hotkeys(["10", "20"]) == ["a", "b"]  # no digit but in the name of its class
+    assert hotkeys(["A", "cat", "b", "2"]) == ["a", "c", "b", "2"]
+    assert hotkeys(["cat", "a", "H"]) == ["1", "a", "h"]
+    assert hotkeys(["猫", "é", "İ"]) == ["1", "é", "İ"]
     many = hotkeys([f"class {index}" for index in range(50)])
     assert many[:12] == [*"1234567890", "a", "b"]
     taken = [key for key in many if key]

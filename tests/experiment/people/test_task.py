@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config, directory, durable
@@ -88,7 +89,7 @@ def kinds(workdir):
 def rows(workdir):
     """The open query as a person finds it."""
     lines = (workdir / "query" / "query.csv").read_text().splitlines()
-    assert lines[0].startswith("pool_index,image,label")
+    assert lines[0].startswith("pool_index,image,run,label")
     return [int(line.split(",")[0]) for line in lines[1:]]
 
 
@@ -213,6 +214,55 @@ def test_a_file_with_a_wrong_answer_is_refused_as_a_whole(workdir, typed, messag
     assert not (workdir / "run.lock").exists()
     told(workdir, "right.csv", true(asked))
     assert num_wanted(workdir) == 4
+
+
+def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(workdir, experiment, tmp_path):
+    def typed(folder, name):
+        """The open query with every label typed into it."""
+        path = tmp_path / name
+        labels = [NAMES[TRUTH[index]] for index in rows(folder)]
+        header, *lines = (folder / "query" / "query.csv").read_text().splitlines()
+        path.write_text("\n".join([header, *map("".join, zip(lines, labels, strict=True))]) + "\n")
+        return path
+
+    np.savez(tmp_path / "others.npz", inputs=np.random.default_rng(1).normal(size=(N, 2)).astype(np.float32))
+    changes = {
+        "data": replace(experiment, data=replace(experiment.data, name=str(tmp_path / "others.npz"))),
+        "classes": replace(experiment, data=replace(experiment.data, classes=NAMES[::-1])),
+    }
+    ask(workdir, progress=Quiet)
+    before = ledger(workdir)
+    for name, change in changes.items():
+        other = run(change, tmp_path / name, Quiet)
+        ask(other, progress=Quiet)
+        assert rows(other) == rows(workdir)  # the same points by number
+        with pytest.raises(LabelError, match=r"row 2: run: expected run-\w{8}, found 'run-\w{8}': it is another run's"):
+            tell(workdir, typed(other, "other.csv"), progress=Quiet)
+        assert ledger(workdir) == before
+    start = typed(workdir, "start.csv")
+    assert tell(workdir, start, progress=Quiet).startswith("5 of 5 answers in start.csv are new; 4 labels")
+    assert tell(workdir, typed(workdir, "first.csv"), progress=Quiet).startswith("4 of 4 answers")
+    start.write_text(start.read_text().replace("cat", "owl"))
+    assert " of 5 answers in start.csv are new; 3 labels" in tell(workdir, start, progress=Quiet)
+
+
+def test_photos_come_back_under_their_own_names(experiment, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(N):
+        pixels = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index * 7 % 100:02d}.png")
+    experiment = replace(experiment, data=replace(experiment.data, name=f"{tmp_path / 'photos'}"))
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    ask(workdir, progress=Quiet)
+    header, *lines = (workdir / "query" / "query.csv").read_text().splitlines()
+    assert header == "pool_index,image,run,label,name"
+    cells = [line.split(",") for line in lines]
+    for (index, image, of, _, name), (_, _, _, _, other) in zip(cells, [*cells[1:], cells[0]], strict=True):
+        (tmp_path / "a.csv").write_text(f"{header}\n{index},{image},{of},cat,{other}\n")
+        with pytest.raises(LabelError, match=f"row 2: name: expected '{name}' beside pool_index {index}, found"):
+            tell(workdir, tmp_path / "a.csv", progress=Quiet)
+        (tmp_path / "a.csv").write_text(f"{header}\n{index},{image},{of},cat,{name}\n")
+        assert tell(workdir, tmp_path / "a.csv", progress=Quiet).startswith("1 of 1 answers in a.csv are new")
 
 
 def test_told_again_is_told_once_and_after_the_end_nothing_is(workdir):
