@@ -15,6 +15,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of 
 INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json
 HOTKEYS = "1234567890abcdefgijklmnoprstuvwxyz"  # dealt in this order; h and q are for help and quit
 SHOWN = {"png", "jpg", "jpeg", "gif", "webp", "bmp"}  # what every browser shows; other files become PNG
+READ = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # and no others: Pillow would hand EPS to Ghostscript
 
 
 def write_query(
@@ -122,6 +124,10 @@ def picture(
     number of times, every pixel a square, to `side` pixels at least. `span` is (low, high), by default
     `gray_span(inputs)`: the same for the whole pool, so that bright stays bright.
 
+    Raises:
+      OSError: a file that cannot be read.
+      ValueError: a file that has to become PNG and is no image; the message names it.
+
     >>> picture(0, np.zeros((1, 4, 4)), side=8).content[:4]
     b'\\x89PNG'
     >>> picture(0, np.zeros((1, 512))) is None
@@ -131,14 +137,18 @@ def picture(
 
     if files is not None:
         file = Path(files[index])
-        ending = file.suffix[1:].lower()
+        ending, content = file.suffix[1:].lower(), file.read_bytes()
         if ending in SHOWN:
-            return Picture(file.read_bytes(), ending)
+            return Picture(content, ending)
         try:
-            with Image.open(file) as image:
-                return Picture(_png(image.convert("RGB")), "png")
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{file}: expected an image, found something else") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content), formats=READ) as image:
+                    return Picture(_png(image.convert("RGB")), "png")
+        except Exception as error:  # decoders fail in many ways on what is no image
+            no_image = isinstance(error, UnidentifiedImageError)
+            found = "something else" if no_image else f"one that cannot be decoded ({' '.join(str(error).split())})"
+            raise ValueError(f"{file}: expected an image of {', '.join(READ)}, found {found}") from error
     if not is_images(inputs):
         return None
     low, high = gray_span(inputs) if span is None else span

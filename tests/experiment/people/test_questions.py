@@ -162,8 +162,37 @@ def test_image_files_are_copied_as_they_are(tmp_path):
 
 def test_a_file_that_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"a\.txt: expected an image"):
+    with pytest.raises(ValueError, match=r"a\.txt: expected an image of PNG, .* found something else"):
         asked(tmp_path / "query", indices=[0], files=[tmp_path / "a.txt"])
+
+
+def saved(file, form):
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(file, form)
+    return file
+
+
+def test_no_other_decoder_of_pillow_is_let_at_a_file(tmp_path, monkeypatch):
+    for ending, form in (("eps", "EPS"), ("tif", "EPS"), ("ppm", "PPM"), ("tif", "PDF")):
+        with pytest.raises(ValueError, match=rf"a\.{ending}: expected an image of .* found something else"):
+            picture(0, None, [saved(tmp_path / f"a.{ending}", form)])
+    for form in questions.READ:
+        assert picture(0, None, [saved(tmp_path / "a.tif", form)]).content.startswith(b"\x89PNG")
+
+
+def test_whatever_a_decoder_stumbles_over_is_one_error_that_names_the_file(tmp_path, monkeypatch):
+    file = saved(tmp_path / "a.tif", "TIFF")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1000])
+    with pytest.raises(ValueError, match=r"a\.tif: expected an image .*, found one that cannot be decoded \(.+\)$"):
+        picture(0, None, [file])
+    file.write_bytes(whole)
+    for pixels in (60_000, 10_000):  # Pillow warns of more than so many, and raises an error of twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+        with pytest.raises(ValueError, match=r"a\.tif: .* decompression bomb"):
+            picture(0, None, [file])
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.tif"):
+        picture(0, None, [file])
 
 
 def test_embeddings_have_names_and_no_images(tmp_path):
