@@ -15,6 +15,7 @@ from bdal.experiment import run as runner
 from bdal.experiment.ledger import START
 from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.people import ask, questions, task, tell
+from bdal.experiment.people import session as session_module
 from bdal.experiment.people.session import RunSession
 from bdal.experiment.people.task import load_task, num_wanted
 from bdal.experiment.run import run
@@ -239,6 +240,9 @@ def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(work
         with pytest.raises(LabelError, match=r"row 2: run: expected run-\w{8}, found 'run-\w{8}': it is another run's"):
             tell(workdir, typed(other, "other.csv"), progress=Quiet)
         assert ledger(workdir) == before
+    known = load_task(workdir)
+    turned = known.prepared.data._replace(class_names=NAMES[::-1])  # of a data set with labels, which nobody looks at
+    assert task.identity(known._replace(prepared=known.prepared._replace(data=turned))) != task.identity(known)
     start = typed(workdir, "start.csv")
     assert tell(workdir, start, progress=Quiet).startswith("5 of 5 answers in start.csv are new; 4 labels")
     assert tell(workdir, typed(workdir, "first.csv"), progress=Quiet).startswith("4 of 4 answers")
@@ -508,6 +512,15 @@ def test_a_session_shows_pictures_as_they_are(experiment, tmp_path):
         == questions.picture(session.state().items[0].pool_index, np.load(tmp_path / "images.npz")["inputs"]).content
     )
     assert found.startswith(b"\x89PNG")
+
+
+def test_a_session_names_its_points_once(workdir, monkeypatch):
+    called = []
+    monkeypatch.setattr(session_module, "names_of", lambda files: called.append(files))
+    session = RunSession(load_task(workdir), Quiet)
+    for _ in range(3):
+        session.state()
+    assert called == [None]
 
 
 def test_what_a_session_and_a_file_say_is_one_ledger(workdir):
