@@ -176,24 +176,33 @@ def gray_span(inputs: Any) -> tuple[float, float]:
 
 
 def hotkeys(class_names: Sequence[str]) -> list[str]:
-    """A key for each class: names of one character themselves, the others of 1 ... 9, 0, a, b ... what is left.
+    """A key for each class: its name, if that is one character, or the one digit in it, otherwise 1 ... 9, 0, a, b ...
 
     A letter stands for both cases unless the classes tell them apart. "?" stays for what cannot be told, h and q for
-    help and quit unless they are classes. Where a class is a number, no digit stands for another class: somebody who
-    types 10 would answer twice. Characters of double width, which take several keys to type, are dealt a key. "" where
-    keys run out.
+    help and quit unless they are classes. Where names hold digits, no digit stands for a class that is not so named:
+    somebody who types 10 would answer twice. Characters of double width, which take several keys to type, are dealt a
+    key. "" where keys run out.
 
-    >>> hotkeys(["cat", "dog"]), hotkeys(["A", "b"]), hotkeys(["0", "1", "10", "other"])
-    (['1', '2'], ['a', 'b'], ['0', '1', 'a', 'b'])
+    >>> hotkeys(["cat", "dog"]), hotkeys(["A", "b"]), hotkeys(["0", "1", "10", "other"]), hotkeys(["no 0", "no 1"])
+    (['1', '2'], ['a', 'b'], ['0', '1', 'a', 'b'], ['0', '1'])
     """
     single = [name for name in class_names if len(name) == 1 and name != "?" and east_asian_width(name) not in "WF"]
     lower = [name.lower() for name in single]
     own = {
         name: key if lower.count(key) == 1 and len(key) == 1 else name for name, key in zip(single, lower, strict=True)
     }
-    numbers = any(name.isdecimal() for name in class_names)
+    digits = {name: _digit(name) for name in class_names if name not in own}
+    found = list(digits.values())
+    own |= {name: key for name, key in digits.items() if key and found.count(key) == 1 and key not in lower}
+    numbers = any(re.search("[0-9]", name) for name in class_names)
     left = iter([key for key in HOTKEYS if key not in lower and not (numbers and key.isdecimal())])
     return [own.get(name) or next(left, "") for name in class_names]
+
+
+def _digit(name: str) -> str:
+    """The digit in a name; "" if it has none, or further ones."""
+    found = re.findall("[0-9]", name)
+    return found[0] if len(found) == 1 else ""
 
 
 def label_config(class_names: Sequence[str], *, images: bool) -> str:

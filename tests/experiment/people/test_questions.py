@@ -263,8 +263,8 @@ def test_the_labelling_interface():
     assert view.find("Image").attrib["name"] == "item"
     values = [choice.attrib["value"] for choice in choices]
     assert values == [*NASTY[:6], "＄image", *NASTY[7:], "abstain"]  # Label Studio would look $image up in the task
-    assert [choice.attrib.get("hotkey") for choice in choices][:10] == list("1234567890")
-    assert [choice.attrib.get("hotkey") for choice in choices][10:] == [None, None, None]
+    choices = ElementTree.fromstring(label_config(["cat", "dog", "a"], images=True)).find("Choices")  # noqa: S314
+    assert [choice.attrib.get("hotkey") for choice in choices] == ["1", "2", None, None]
     assert "abstain" not in [choice.attrib.get("hint") for choice in choices]
     assert label_config(["abstain", "b"], images=False).count('"abstain"') == 1
 
@@ -277,11 +277,14 @@ def test_every_class_has_its_own_key():
     assert hotkeys([*DIGITS, "other"]) == [*DIGITS, "a"]
     assert hotkeys(["none", *DIGITS, "10"]) == ["a", *DIGITS, "b"]
     assert hotkeys(["10", "20"]) == ["a", "b"]  # no digit but in the name of its class
+    assert hotkeys(["grade 0", "grade 1", "none"]) == ["0", "1", "a"]
+    assert hotkeys(["1", "type 1", "type 2", "a 3", "b 3"]) == ["1", "a", "2", "b", "c"]
     assert hotkeys(["A", "cat", "b", "2"]) == ["a", "c", "b", "2"]
     assert hotkeys(["cat", "a", "H"]) == ["1", "a", "h"]
     assert hotkeys(["猫", "é", "İ"]) == ["1", "é", "İ"]
     many = hotkeys([f"class {index}" for index in range(50)])
-    assert many[:12] == [*"1234567890", "a", "b"]
+    assert many[:12] == [*DIGITS, "a", "b"]
+    assert hotkeys(["x" * index for index in range(2, 20)])[:12] == [*"1234567890", "a", "b"]
     taken = [key for key in many if key]
     assert len(set(taken)) == len(taken) == 34
     assert not {"h", "q", "?", " "} & set(taken)

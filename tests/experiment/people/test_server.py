@@ -392,7 +392,8 @@ class Served:
     def __init__(self, session, **options):
         self.lines, self.ready = [], threading.Event()
         options = {"open_browser": False} | options
-        self.thread = threading.Thread(target=serve, args=(session,), kwargs=options | {"announce": self.announce})
+        kwargs = options | {"announce": self.announce}
+        self.thread = threading.Thread(target=serve, args=(session,), kwargs=kwargs, daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
 
