@@ -208,7 +208,7 @@ def _digit(name: str) -> str:
 def label_config(class_names: Sequence[str], *, images: bool) -> str:
     """Label Studio's labelling interface: the image (or name) of a task, one choice of the classes or "abstain".
 
-    The first ten choices have hotkeys, further ones get theirs from Label Studio.
+    A digit of `hotkeys` is the hotkey here too; other choices get theirs from Label Studio, which shows them.
     """
     view = ElementTree.Element("View")
     if images:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
@@ -191,7 +192,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypa
 
 # -- what else stands beside an answer -------------------------------------------------------------------------------
 
-PHOTOS = [f"{'-=' if index % 2 else ''}photo {index} caf\udce9\r.png" for index in range(30)]
+PHOTOS = [f"{'-=' if index % 2 else ''}photo {index} cafe\u0301 caf\udce9\r.png" for index in range(30)]
 
 
 def returned(tmp_path, fill, delimiter=",", **changes):
@@ -218,6 +219,7 @@ def with_sorted(column):
         lambda rows: rows,
         lambda rows: sorted(rows, key=lambda row: row["name"]),
         lambda rows: [row | {"name": row["name"].removeprefix("'")} for row in rows],  # which say: this is text
+        lambda rows: [row | {"name": unicodedata.normalize("NFC", row["name"])} for row in rows],
         lambda rows: [row | {"name": "", "image": "", "run": ""} for row in rows],
         lambda rows: [{field: row[field] for field in ("label", "pool_index")} for row in rows],
         lambda rows: [row | {"pool_index": row["pool_index"] + ".0"} for row in rows],

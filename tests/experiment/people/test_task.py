@@ -14,7 +14,7 @@ from bdal.experiment import config, directory, durable
 from bdal.experiment import run as runner
 from bdal.experiment.ledger import START
 from bdal.experiment.lock import LockedError, lock
-from bdal.experiment.people import ask, questions, task, tell
+from bdal.experiment.people import ask, label, questions, task, tell
 from bdal.experiment.people import session as session_module
 from bdal.experiment.people.session import RunSession
 from bdal.experiment.people.task import load_task, num_wanted
@@ -512,6 +512,13 @@ def test_a_session_shows_pictures_as_they_are(experiment, tmp_path):
         == questions.picture(session.state().items[0].pool_index, np.load(tmp_path / "images.npz")["inputs"]).content
     )
     assert found.startswith(b"\x89PNG")
+
+
+def test_the_file_that_leads_a_browser_to_the_page_lies_in_the_run_directory(workdir, monkeypatch):
+    served = []
+    monkeypatch.setattr(session_module, "serve", lambda session, **options: served.append(options))
+    label(workdir, open_browser=False, announce=print)
+    assert served == [{"port": 0, "open_browser": False, "announce": print, "folder": workdir.resolve()}]
 
 
 def test_a_session_names_its_points_once(workdir, monkeypatch):
