@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bdal.errors import LabelError
+from bdal.experiment.people import server as server_module
 from bdal.experiment.people.questions import picture
 from bdal.experiment.people.server import Item, State, make_server
 from bdal.pool import ABSTAIN
@@ -310,6 +311,72 @@ def test_many_classes_are_found_by_name(page, session):
         page.press(key)
     page.answer(11, "b")
     page.wait(lambda: session.told == [(10, 47), (11, 11)])
+
+
+@pytest.mark.parametrize("session", [Fake((*DIGITS, "other"))], ids=["digits"])
+def test_a_class_of_one_character_is_its_own_key_beside_longer_names(page, session):
+    page.open()
+    page.answer(10, "3")
+    page.answer(11, "0")
+    page.answer(12, "a")
+    page.shows(13)
+    assert [button.text.split() for button in page.find_all("#choices button")][9:] == [["9", "9"], ["a", "other"]]
+    page.wait(lambda: session.told == [(10, 3), (11, 0), (12, 10)])
+
+
+@pytest.mark.parametrize("session", [Fake(("猫", "?", "b"))], ids=["no-keys"])
+def test_a_class_of_one_character_that_is_not_its_own_key_shows_which_is(page, session):
+    page.open()
+    page.answer(10, "2")
+    page.answer(11, "b")
+    page.answer(12, "?")
+    page.shows(13)
+    assert [button.text.split() for button in page.find_all("#choices button")] == [["1", "猫"], ["2", "?"], ["b", "b"]]
+    page.wait(lambda: session.told == [(10, 1), (11, 2), (12, ABSTAIN)])
+
+
+def test_a_point_that_cannot_be_shown_holds_nobody_up(page, session):
+    image, bad = session.image, {}
+
+    def sometimes(pool_index):
+        found = bad.get(pool_index, image(pool_index))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    session.image = sometimes
+    bad[10] = FileNotFoundError(2, "No such file or directory", "/photos/cat.png")
+    bad[11] = ValueError("dog.tif: expected an image")
+    bad[12] = b"\x89PNG\r\n\x1a\n and nothing else"
+    page.open()
+    page.wait(lambda: page.text("#why") == "point 10: cannot be read: No such file or directory")
+    page.press("5")  # nobody saw it
+    assert all(not button.is_enabled() for button in page.find_all("#choices button"))
+    page.press(" ")
+    page.wait(lambda: page.text("#why") == "dog.tif: expected an image")
+    page.press(RIGHT)
+    page.wait(lambda: page.text("#why") == "The browser cannot decode it.")
+    page.press("?")
+    page.answer(13, "5")
+    page.shows(14)
+    page.wait(lambda: session.told == [(10, ABSTAIN), (12, ABSTAIN), (13, 5)])
+    page.press(LEFT)
+    page.shows(13)
+    page.press(LEFT)
+    page.wait(lambda: page.text("#why") == "The browser cannot decode it.")
+    page.press(LEFT)
+    page.wait(lambda: page.text("#why") == "dog.tif: expected an image")
+    del bad[11]
+    page.find("#again").click()
+    page.answer(11, "6")
+    page.wait(lambda: session.told[3:] == [(11, 6)])
+
+
+def test_the_file_that_leads_a_browser_to_the_page(page, tmp_path):
+    with server_module._door(page.server.url, tmp_path) as address:
+        page.browser.get(address)
+        page.shows(10)
+        assert page.browser.current_url == page.server.url
 
 
 @pytest.mark.parametrize("session", [Fake(("<b>x</b>", "é & ü"), np.zeros((200, 7)))], ids=["embeddings"])

@@ -1,7 +1,8 @@
 """Answers come in: from the CSV of a query that somebody filled in, or from a Label Studio export.
 
-An answer is a class name, or a class number where no class is named like a number; "abstain" and "?" say that it cannot
-be told; nothing at all is no answer yet. What is neither is refused with the file, the row and what was expected.
+An answer is a class name; "abstain" and "?" say that it cannot be told; nothing at all is no answer yet. What is
+neither is refused with the file, the row and what was expected. A number is a class name or nothing: whether 1 means
+the first class, whose key on the page it is, or the second, as arrays count, only its writer knows.
 
 Formats: RFC 4180 for CSV, and for Label Studio its documentation's "Label Studio JSON format of annotated tasks" with
 the exports of version 1.23.
@@ -22,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.errors import LabelError
+from bdal.experiment.config import ABSTAINS
 from bdal.pool import ABSTAIN
 
 LARGEST = 256 * 2**20  # bytes of a file of answers
-ABSTAINS = ("abstain", "?")
 WIDE_DOLLAR = "\uff04"  # what a $ in a class name is in Label Studio's labelling interface
 
 
@@ -37,22 +38,30 @@ class Answers(NamedTuple):
     source: dict[str, str]  # {"file": its name, "sha256": of its bytes}
 
 
-def read_answers(path: str | Path, *, class_names: Sequence[str]) -> Answers:
+def read_answers(
+    path: str | Path, *, class_names: Sequence[str], names: Sequence[str] | None = None, run: str | None = None
+) -> Answers:
     """The answers in a CSV file, or in a Label Studio export as CSV, JSON or JSON-MIN; the file is read once.
 
     In a CSV the columns `pool_index` and `label` count, in any order, with commas, semicolons or tabs between them;
-    other columns, blank rows and the order of rows do not. Spreadsheets and data frames write 3 as `3.0`: it is 3. Of
+    other columns, blank rows and the order of rows do not. Data frames write the class "3" as `3.0`: it is "3". Of
     rows that repeat a point's last answer one is kept; rows that differ are all kept.
 
     In an export, every annotation of a task is an answer, in the order in which they were made; a skipped task is an
     abstention. (JSON-MIN leaves out what was skipped.) Which answer counts is not decided here.
 
+    What else stands beside an answer must be what was written there, or nothing: `images/12.png` belongs to point 12
+    only, as does its name, and `run` to this run. So a column that was sorted alone moves no answer to another point.
+
     Args:
       path: the file; UTF-8, with or without byte-order mark.
       class_names: C names, all different.
+      names: N names as `write_query` was given them; by default none but "pool point 12" is looked at.
+      run: as `write_query` was given it; by default that of any run.
 
     Raises:
-      LabelError: not such a file, or an answer that is no class, naming file, row or task, and what was expected.
+      LabelError: not such a file, an answer that is no class, or one beside another point's image or name or of another
+        run, naming file, row or task, and what was expected.
 
     >>> import tempfile; folder = tempfile.TemporaryDirectory(); file = Path(folder.name) / "answers.csv"
     >>> _ = file.write_text("pool_index,label\\n12,dog\\n7,?\\n31,\\n")
@@ -67,6 +76,8 @@ def read_answers(path: str | Path, *, class_names: Sequence[str]) -> Answers:
     as_json = path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{")
     found = _from_json(text, path.name) if as_json else _from_csv(text, path.name)
     answers = [answer for answer in (_classed(item, class_names) for item in found) if answer is not None]
+    for answer in answers:
+        _check_point(answer, names, run)
     order = {index: place for place, index in reversed(list(enumerate(answer.index for answer in answers)))}
     answers.sort(key=lambda answer: (order[answer.index], answer.made))  # stable: rows without a time stay in order
     kept = [answer for place, answer in enumerate(answers) if not place or not _repeats(answer, answers[place - 1])]
@@ -90,6 +101,12 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def title(index: int, names: Sequence[Any] | None) -> str:
+    """What people read a pool point is called, in one line of text that every encoding of the files can hold."""
+    text = f"pool point {index}" if names is None else str(names[index]).encode("utf-8", "backslashreplace").decode()
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+
+
 def csv_answers(content: bytes, name: str) -> list[tuple[int, str]]:
     """(pool index, label as it is written) of each row of a CSV; raises `LabelError` if it is none."""
     return [(_pool_index(index, where), label) for where, index, label, _ in _csv_rows(_text(content, name), name)]
@@ -101,6 +118,7 @@ class _Answer(NamedTuple):
     label: Any  # as it was written, then the class
     made: tuple[float, int]  # when, and the annotation's number: what answers to the same point are ordered by
     annotation: Any  # whose answer it is; None for a plain row
+    beside: dict[str, Any]  # what else the file says of the point
     skipped: bool = False
 
 
@@ -143,14 +161,14 @@ def _text(content: bytes, name: str) -> str:
 def _from_csv(text: str, name: str) -> list[_Answer]:
     return [
         _Answer(
-            where, _pool_index(index, where), label, *_made(extra.get("created_at"), extra.get("annotation_id"), where)
+            where, _pool_index(index, where), label, *_made(row.get("created_at"), row.get("annotation_id"), where), row
         )
-        for where, index, label, extra in _csv_rows(text, name)
+        for where, index, label, row in _csv_rows(text, name)
     ]
 
 
 def _csv_rows(text: str, name: str) -> list[tuple[str, str, str, dict[str, str]]]:
-    """(where, pool index, label, other columns) of each row that is not blank."""
+    """(where, pool index, label, all columns) of each row that is not blank."""
     header = text.lstrip("\r\n").splitlines()[:1]
     wanted = {"pool_index", "label"}
     fits = [mark for mark in ",;\t" if header and wanted <= {field.strip(' "') for field in header[0].split(mark)}]
@@ -160,6 +178,7 @@ def _csv_rows(text: str, name: str) -> list[tuple[str, str, str, dict[str, str]]
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=fits[0], strict=True)
     columns, rows = [], []
+    limit = csv.field_size_limit(LARGEST)  # for every reader there is: exports may hold images in their cells
     try:
         for cells in reader:
             cells, where = [cell.strip() for cell in cells], f"{name}: row {reader.line_num}"
@@ -176,6 +195,8 @@ def _csv_rows(text: str, name: str) -> list[tuple[str, str, str, dict[str, str]]
             rows.append((where, row["pool_index"], row["label"], row))
     except csv.Error as error:
         raise LabelError(f"{name}: row {reader.line_num}: expected CSV: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
     return rows
 
 
@@ -211,7 +232,7 @@ def _annotations(task: dict[str, Any], where: str) -> list[_Answer]:
         made = _made(annotation.get("created_at"), annotation.get("id"), where)
         skipped = bool(annotation.get("was_cancelled") or annotation.get("skipped"))
         label = "" if skipped else _choice(annotation.get("result"), where)
-        found.append(_Answer(where, index, label, *made, skipped))
+        found.append(_Answer(where, index, label, *made, data, skipped))
     return found
 
 
@@ -237,7 +258,7 @@ def _minimal(task: dict[str, Any], where: str) -> _Answer:
     if "pool_index" not in task:
         raise LabelError(f"{where}: expected a pool_index, found {_short(sorted(task))}")
     made = _made(task.get("created_at"), task.get("annotation_id"), where)
-    return _Answer(where, _pool_index(task["pool_index"], where), task.get("label"), *made)
+    return _Answer(where, _pool_index(task["pool_index"], where), task.get("label"), *made, task)
 
 
 def _made(created: Any, annotation: Any, where: str) -> tuple[tuple, Any]:
@@ -278,16 +299,36 @@ def _classed(answer: _Answer, class_names: tuple[str, ...]) -> _Answer | None:
     number = _whole(text)
     if number is not None and str(number) in class_names:
         return answer._replace(label=class_names.index(str(number)))
-    numbered = not any(_whole(name) is not None for name in class_names)
-    if number is not None and numbered and 0 <= number < len(class_names):
-        return answer._replace(label=number)
-    near = difflib.get_close_matches(text, class_names, n=1)
+    near = difflib.get_close_matches(text[:100], class_names, n=1)
     few = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-    numbers = f", a class number 0 .. {len(class_names) - 1}" if numbered else ""
     raise LabelError(
-        f"{answer.where}: label: expected a class name ({few}){numbers} or {ABSTAINS[0]}, found {_short(label)}"
-        + (f"; perhaps {near[0]}" if near else "")
+        f"{answer.where}: label: expected a class name ({few}) or {ABSTAINS[0]}, found {_short(label)}"
+        + (f"; perhaps {near[0]}" if near else "; write its name, not its number" if number is not None else "")
     )
+
+
+def _check_point(answer: _Answer, names: Sequence[Any] | None, run: str | None) -> None:
+    """Raise `LabelError` where what stands beside an answer is another point's, or another run's."""
+    image, name, of = (str(answer.beside.get(field) or "").strip() for field in ("image", "name", "run"))
+    if run is not None and of not in ("", run):
+        raise LabelError(f"{answer.where}: run: expected {run}, found {_short(of)}: it is another run's file")
+    number = None if image.startswith("data:") else re.search(r"(?:^|/)images/(\d+)\.[a-z]+$", image)
+    if number and int(number[1]) != answer.index:
+        raise LabelError(
+            f"{answer.where}: pool_index: expected {number[1]} beside {_short(image)}, found {answer.index}; was a "
+            "column sorted without the others?"
+        )
+    known = re.fullmatch(r"pool point \d+", name) if names is None else name and answer.index < len(names)
+    if known and _bare(name) != _bare(expected := title(answer.index, names)):
+        raise LabelError(
+            f"{answer.where}: name: expected {_short(expected)} beside pool_index {answer.index}, found "
+            f"{_short(name)}; was a column sorted without the others?"
+        )
+
+
+def _bare(name: str) -> str:
+    """A name without what spreadsheets and `write_query` put before it or take off."""
+    return unicodedata.normalize("NFC", name).strip().lstrip("' ")
 
 
 def _whole(text: str) -> int | None:

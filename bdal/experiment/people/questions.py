@@ -1,6 +1,6 @@
 """A query goes out: as CSV, images and Label Studio tasks, for people to answer.
 
-    query/query.csv           pool_index,image,label (and name): fill in `label` and give the file to `bdal tell`
+    query/query.csv           pool_index,image,run,label (and name): fill in `label` and give the file to `bdal tell`
     query/tasks.json          the same points as Label Studio tasks
     query/label_config.xml    Label Studio's labelling interface for these classes
     query/images/12.png       the image of pool point 12, where points are images
@@ -15,23 +15,24 @@ import hashlib
 import io
 import json
 import re
-import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import east_asian_width
 from xml.etree import ElementTree
 
 import numpy as np
 
 from bdal.errors import LabelError
 from bdal.experiment.durable import write_atomic
-from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers
+from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers, title
 
 SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
 INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json
-COLUMNS = ("pool_index", "image", "label")
-HOTKEYS = "1234567890abcdefgijklmnoprstuvwxyz"  # h and q are for help and quit
+HOTKEYS = "1234567890abcdefgijklmnoprstuvwxyz"  # dealt in this order; h and q are for help and quit
 SHOWN = {"png", "jpg", "jpeg", "gif", "webp", "bmp"}  # what every browser shows; other files become PNG
+READ = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # and no others: Pillow would hand EPS to Ghostscript
 
 
 def write_query(
@@ -44,6 +45,7 @@ def write_query(
     files: Sequence[str | Path] | None = None,
     names: Sequence[str] | None = None,
     image_root: str | None = None,
+    run: str | None = None,
 ) -> None:
     """The open query as files in `folder`; the same query gives the same bytes. Images of earlier queries are removed.
 
@@ -62,6 +64,7 @@ def write_query(
       image_root: where Label Studio finds the images. "inline" writes them into tasks.json, anything else is put before
         their names, as "/data/local-files/?d=query/images/" is for Label Studio's local storage. By default inline if
         all come to 4 MiB or less, otherwise local storage below the folder that `folder` is in.
+      run: which run asks, in a word that is no number; it comes back with the answers.
 
     Raises:
       ValueError: class names that are empty or the same, indices outside the pool, a file that is no image.
@@ -72,7 +75,6 @@ def write_query(
     folder = Path(folder)
     if names is None and files is not None:
         names = [Path(file).name for file in files]
-    titles = [_readable(names[index]) if names is not None else f"pool point {index}" for index in indices]
     span = gray_span(inputs) if files is None else (0.0, 1.0)
     pictures = [picture(index, inputs, files, span=span, side=SIDE) for index in indices]
     images = {f"{i}.{p.ending}": p for i, p in zip(indices, pictures, strict=True) if p is not None}
@@ -81,12 +83,14 @@ def write_query(
     if image_root is None and sum(len(image.content) for image in images.values()) <= INLINE:
         image_root = "inline"
     image_root = image_root or f"/data/local-files/?d={folder.resolve().name}/images/"
+    of = {} if run is None else {"run": run}
     tasks, rows = [], []
-    for index, title, image in zip(indices, titles, images_of, strict=True):
+    for index, image in zip(indices, images_of, strict=True):
+        name = title(index, names)
         shown = {"image": _address(image_root, image, images[image])} if image else {}
-        tasks.append({"data": {"pool_index": index, "round": round, "name": title} | shown})
-        row = {"pool_index": index, "image": f"images/{image}" if image else "", "label": ""}
-        rows.append(row | ({"name": _no_formula(title)} if names is not None else {}))
+        tasks.append({"data": {"pool_index": index, "round": round, "name": name} | shown | of})
+        row = {"pool_index": index, "image": f"images/{image}" if image else ""} | of | {"label": ""}
+        rows.append(row | ({"name": _no_formula(name)} if names is not None else {}))
 
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
@@ -120,6 +124,10 @@ def picture(
     number of times, every pixel a square, to `side` pixels at least. `span` is (low, high), by default
     `gray_span(inputs)`: the same for the whole pool, so that bright stays bright.
 
+    Raises:
+      OSError: a file that cannot be read.
+      ValueError: a file that has to become PNG and is no image; the message names it.
+
     >>> picture(0, np.zeros((1, 4, 4)), side=8).content[:4]
     b'\\x89PNG'
     >>> picture(0, np.zeros((1, 512))) is None
@@ -129,14 +137,18 @@ def picture(
 
     if files is not None:
         file = Path(files[index])
-        ending = file.suffix[1:].lower()
+        ending, content = file.suffix[1:].lower(), file.read_bytes()
         if ending in SHOWN:
-            return Picture(file.read_bytes(), ending)
+            return Picture(content, ending)
         try:
-            with Image.open(file) as image:
-                return Picture(_png(image.convert("RGB")), "png")
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{file}: expected an image, found something else") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content), formats=READ) as image:
+                    return Picture(_png(image.convert("RGB")), "png")
+        except Exception as error:  # decoders fail in many ways on what is no image
+            no_image = isinstance(error, UnidentifiedImageError)
+            found = "something else" if no_image else f"one that cannot be decoded ({' '.join(str(error).split())})"
+            raise ValueError(f"{file}: expected an image of {', '.join(READ)}, found {found}") from error
     if not is_images(inputs):
         return None
     low, high = gray_span(inputs) if span is None else span
@@ -164,23 +176,39 @@ def gray_span(inputs: Any) -> tuple[float, float]:
 
 
 def hotkeys(class_names: Sequence[str]) -> list[str]:
-    """A key for each class, "" where they run out: names of one character themselves, otherwise 1 ... 9, 0, a, b ...
+    """A key for each class: its name, if that is one character, or the one digit in it, otherwise 1 ... 9, 0, a, b ...
 
-    Letters stand for both cases unless the classes tell them apart; h and q are left for help and quit.
+    A letter stands for both cases unless the classes tell them apart. "?" stays for what cannot be told, h and q for
+    help and quit unless they are classes. Where names hold digits, no digit stands for a class that is not so named:
+    somebody who types 10 would answer twice. Characters of double width, which take several keys to type, are dealt a
+    key. "" where keys run out.
 
-    >>> hotkeys(["0", "1", "2"]), hotkeys(["cat", "dog"]), hotkeys(["A", "b"])
-    (['0', '1', '2'], ['1', '2'], ['a', 'b'])
+    >>> hotkeys(["cat", "dog"]), hotkeys(["A", "b"]), hotkeys(["0", "1", "10", "other"]), hotkeys(["no 0", "no 1"])
+    (['1', '2'], ['a', 'b'], ['0', '1', 'a', 'b'], ['0', '1'])
     """
-    if all(len(name) == 1 and name != "?" for name in class_names):
-        lower = [name.lower() for name in class_names]
-        return lower if len(set(lower)) == len(lower) else list(class_names)
-    return [HOTKEYS[place] if place < len(HOTKEYS) else "" for place in range(len(class_names))]
+    single = [name for name in class_names if len(name) == 1 and name != "?" and east_asian_width(name) not in "WF"]
+    lower = [name.lower() for name in single]
+    own = {
+        name: key if lower.count(key) == 1 and len(key) == 1 else name for name, key in zip(single, lower, strict=True)
+    }
+    digits = {name: _digit(name) for name in class_names if name not in own}
+    found = list(digits.values())
+    own |= {name: key for name, key in digits.items() if key and found.count(key) == 1 and key not in lower}
+    numbers = any(re.search("[0-9]", name) for name in class_names)
+    left = iter([key for key in HOTKEYS if key not in lower and not (numbers and key.isdecimal())])
+    return [own.get(name) or next(left, "") for name in class_names]
+
+
+def _digit(name: str) -> str:
+    """The digit in a name; "" if it has none, or further ones."""
+    found = re.findall("[0-9]", name)
+    return found[0] if len(found) == 1 else ""
 
 
 def label_config(class_names: Sequence[str], *, images: bool) -> str:
     """Label Studio's labelling interface: the image (or name) of a task, one choice of the classes or "abstain".
 
-    The first ten choices have hotkeys, further ones get theirs from Label Studio.
+    A digit of `hotkeys` is the hotkey here too; other choices get theirs from Label Studio, which shows them.
     """
     view = ElementTree.Element("View")
     if images:
@@ -224,12 +252,6 @@ def _address(image_root: str, name: str, image: Picture) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image.content).decode()}"
 
 
-def _readable(name: Any) -> str:
-    """A name in one line of text that every encoding of the files can hold."""
-    text = str(name).encode("utf-8", "backslashreplace").decode()
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
-
-
 def _no_formula(text: str) -> str:
     """Text that a spreadsheet shows and does not compute: after a ' where it starts like a formula (CWE-1236)."""
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") else text
@@ -237,8 +259,7 @@ def _no_formula(text: str) -> str:
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO()
-    fields = [*COLUMNS, "name"] if rows and "name" in rows[0] else list(COLUMNS)
-    writer = csv.DictWriter(file, fields, lineterminator="\n")
+    writer = csv.DictWriter(file, rows[0] if rows else ("pool_index", "image", "label"), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()

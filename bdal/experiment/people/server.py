@@ -20,11 +20,13 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -72,7 +74,11 @@ class Session(Protocol):
         ...
 
     def image(self, pool_index: int) -> bytes | None:
-        """A PNG, JPEG, GIF, WebP or BMP file, or None where the point is no image."""
+        """A PNG, JPEG, GIF, WebP or BMP file, or None where the point is no image.
+
+        Raises `OSError` where it cannot be read and `ValueError` where it is no image: then the page says so, and lets
+        people answer that they cannot tell.
+        """
         ...
 
     def tell(self, pool_index: int, label: int) -> None:
@@ -147,6 +153,7 @@ def serve(
     open_browser: bool = True,
     idle_seconds: float = 7200.0,
     announce: Callable[[str], Any] = print,
+    folder: str | Path | None = None,
 ) -> None:
     """Serve the labelling page until Ctrl-C, SIGTERM, the page's stop button or `idle_seconds` without an answer.
 
@@ -158,6 +165,8 @@ def serve(
       open_browser: open the page in this machine's browser, where it has a display.
       idle_seconds: how long nobody may answer.
       announce: is given the lines for the person who started it.
+      folder: where a file may lie that leads this machine's browser to the page, by default the system's folder for
+        temporary files. Browsers that are installed as snaps read none but those below one's home.
 
     Raises:
       ConfigError: the port is not free.
@@ -169,9 +178,11 @@ def serve(
         with interruptible():
             announce(f"Label at {server.url}")
             announce("It can be opened on this machine only. Ctrl-C stops; every answer is saved at once.")
-            if open_browser and _has_display():
-                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-            reason = _run(server, idle_seconds)
+            with ExitStack() as until_it_stops:
+                if open_browser and _has_display():
+                    door = until_it_stops.enter_context(_door(server.url, folder))
+                    threading.Thread(target=webbrowser.open, args=(door,), daemon=True).start()
+                reason = _run(server, idle_seconds)
     except KeyboardInterrupt:
         reason = "interrupted"
     finally:
@@ -192,6 +203,19 @@ def _run(server: LabelServer, idle_seconds: float) -> str:
         elif time.monotonic() - server.active > idle_seconds:
             return f"no answer for {idle_seconds:.0f} seconds"
     return "by the page"
+
+
+@contextmanager
+def _door(url: str, folder: str | Path | None) -> Iterator[str]:
+    """The address of a file that leads to `url`, and that nobody else can read, as everybody can a command line."""
+    with tempfile.TemporaryDirectory(prefix="label-", dir=folder, ignore_cleanup_errors=True) as private:
+        file = Path(private).resolve() / "open.html"
+        file.touch(mode=0o600)
+        file.write_text(
+            f'<!doctype html><title>bdal label</title><meta http-equiv="refresh" content="0; url={url}">'
+            f'<p><a href="{url}">The labelling page</a></p>\n'
+        )
+        yield file.as_uri()
 
 
 def _has_display() -> bool:
@@ -268,16 +292,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_image(self, pool_index: int) -> None:
         self.server.active = time.monotonic()
+        content = problem = None
         with self.server.lock:
-            asked = pool_index in {item.pool_index for item in self.server.session.state().items}
-            content = self.server.session.image(pool_index) if asked else None
-        kind = _image_type(content) if content is not None else None
-        if not asked:
+            names = {item.pool_index: item.name for item in self.server.session.state().items}
+            try:
+                content = self.server.session.image(pool_index) if pool_index in names else None
+            except (OSError, ValueError) as error:
+                problem = error
+        if pool_index not in names:
             self._refuse(404, "this point is not in the open query")
+        elif isinstance(problem, OSError):
+            self._refuse(404, f"{names[pool_index]}: cannot be read: {problem.strerror or problem}")
+        elif problem is not None:
+            self._refuse(415, str(problem))
         elif content is None:
             self._send(204, "text/plain", b"")
-        elif kind is None:
-            self._refuse(415, "expected a PNG, JPEG, GIF, WebP or BMP file")
+        elif (kind := _image_type(content)) is None:
+            self._refuse(415, f"{names[pool_index]}: expected a PNG, JPEG, GIF, WebP or BMP file, found something else")
         else:
             self._send(200, kind, content, cache="private, max-age=3600")
 

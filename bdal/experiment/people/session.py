@@ -8,9 +8,10 @@ from pathlib import Path
 from bdal.errors import LabelError
 from bdal.experiment import directory
 from bdal.experiment.ledger import START
+from bdal.experiment.people.answers import title
 from bdal.experiment.people.questions import gray_span, picture
 from bdal.experiment.people.server import Item, State, serve
-from bdal.experiment.people.task import Task, held_task, load_task, names_of, open_round
+from bdal.experiment.people.task import Task, held_task, load_task, open_round
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries
 from bdal.pool import ABSTAIN
@@ -22,7 +23,7 @@ def label(
     """Serve the labelling page on this machine until it is stopped; the run directory is held meanwhile."""
     task = load_task(workdir, data_dir)
     with held_task(task):
-        serve(RunSession(task), port=port, open_browser=open_browser, announce=announce)
+        serve(RunSession(task), port=port, open_browser=open_browser, announce=announce, folder=task.workdir)
 
 
 class RunSession:
@@ -32,6 +33,7 @@ class RunSession:
         self._task = task
         self._progress = progress
         self._ledger = task.ledger
+        self._names = task.prepared.data.source.file_names
         self._span = gray_span(task.prepared.data.source.inputs)
 
     def state(self) -> State:
@@ -47,7 +49,7 @@ class RunSession:
             total_rounds=num_queries(experiment) if labels.abstain_cost else None,
             phase="label" if number is not None else "finished" if ledger.finished else "training",
             items=tuple(
-                Item(index, self._name(index), settled.get(index))
+                Item(index, title(index, self._names), settled.get(index))
                 for index in (ledger.queried(number) if number is not None else ())
             ),
             class_names=data.class_names,
@@ -74,7 +76,3 @@ class RunSession:
         """Train on what was answered, and choose the next query."""
         advance(self._task.prepared, self._task.workdir, self._progress)
         self._ledger = self._task.ledger
-
-    def _name(self, index: int) -> str:
-        names = names_of(self._task.prepared.data.source.files)
-        return f"pool point {index}" if names is None else names[index]

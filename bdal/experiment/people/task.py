@@ -3,8 +3,9 @@
 Everything a person says is in the ledger, on disk, before anything is done with it.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -68,8 +69,9 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
     """
     task = load_task(workdir, data_dir)
     data = task.prepared.data
-    found = read_answers(answers, class_names=data.class_names)
     with held_task(task):
+        names = data.source.file_names
+        found = read_answers(answers, class_names=data.class_names, names=names, run=identity(task))
         ledger = task.ledger
         if ledger.finished:
             known = ledger.answers()
@@ -145,7 +147,7 @@ def _train_and_ask(task: Task, progress) -> str:
     files = data.source.files
     write_query(
         folder, indices=left, inputs=data.source.inputs, class_names=data.class_names, round=number, files=files,
-        names=names_of(files),
+        names=data.source.file_names, run=identity(task),
     )  # fmt: skip
     labels = _wanted(ledger, task.prepared.experiment)
     return (
@@ -154,12 +156,14 @@ def _train_and_ask(task: Task, progress) -> str:
     )
 
 
-def names_of(files: Sequence[Path] | None) -> list[str] | None:
-    """What a person calls each pool point: its file, below the folder that all of them are in."""
-    if not files:
-        return None
-    top = os.path.commonpath([file.parent for file in files])
-    return [file.relative_to(top).as_posix() for file in files]
+def identity(task: Task) -> str:
+    """What the files of a run are known by: of its data, classes and seed, so that it outlasts other changes.
+
+    No spreadsheet takes it for a number, as it would 12e45678.
+    """
+    data, seed = task.prepared.data, task.prepared.experiment.first_seed
+    facts = json.dumps([data.fingerprint, data.class_names, seed])
+    return f"run-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def _short(path: Path) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import unicodedata
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,10 +19,10 @@ from bdal.pool import ABSTAIN
 from tests.experiment.people.test_questions import DIGITS, NAMES, NASTY, asked, pool
 
 
-def told(tmp_path, text, class_names=NAMES, name="answers.csv"):
+def told(tmp_path, text, class_names=NAMES, name="answers.csv", **known):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    found = read_answers(path, class_names=class_names)
+    found = read_answers(path, class_names=class_names, **known)
     assert found.source == {"file": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert (found.indices.dtype, found.labels.dtype) == (np.int64, np.int32)
     return list(zip(found.indices.tolist(), found.labels.tolist(), strict=True))
@@ -42,9 +43,9 @@ def test_a_csv_of_answers(tmp_path):
         '"pool_index","label"\n"12","dog"\n"3","bird"\n',
         "label,note,pool_index\ndog,why,12\nbird,,3\n",
         "\npool_index,label,,\n12,dog,,\n,,,\n3,bird\n\n",
-        "pool_index,label\n12.0,1.0\n3.0,2\n",  # a data frame with gaps
+        "pool_index,label\n12.0,dog\n3.0,bird\n",  # a data frame with gaps
         "pool_index,label\n 12 , dog \n3.00,'bird\n",
-        "pool_index,label\n12,dog\n12,dog\n3,bird\n12,1\n",
+        "pool_index,label\n12,dog\n12,dog\n3,bird\n12,'dog\n",
     ],
 )
 def test_what_spreadsheets_do_to_a_csv(tmp_path, text):
@@ -70,8 +71,10 @@ def test_no_answers_at_all(tmp_path):
         (["1", "2", "3"], "0", None),
         (["007", "7"], "7", 1),
         (["007", "8"], "7", None),
-        (["cat", "dog"], "1", 1),
-        (["cat", "dog"], "2", None),
+        (["cat", "dog"], "1", None),  # the key of cat, and to who counts from 0 dog
+        (["cat", "dog"], "1.0", None),
+        (["0", "1", "other"], "2", None),
+        (["0", "1", "other"], "1.0", 1),
         (["cat", "dog"], "-1", None),
         (["cat", "dog"], "Dog", None),
         (["cat", "dog"], "1.5", None),
@@ -151,7 +154,8 @@ def test_any_query_comes_back_from_any_order_of_rows(tmp_path):
         ),
         ("pool_index,label\n1,dog\n".encode("utf-16"), "expected UTF-8 text, found UTF-16"),
         (b"pool_index,label\n1,d\0g\n", "row 2: expected text, found a NUL byte"),
-        ("pool_index,label\n1," + "x" * 200_000 + "\n", "row 2: expected CSV: field larger"),
+        ("pool_index,label\n1," + "x" * 200_000 + "\n", "row 2: label: expected a class name"),
+        ("pool_index,label\n1,2\n", "row 2: label: .* found '2'; write its name, not its number"),
     ],
 )
 def test_csv_that_is_refused(tmp_path, text, message):
@@ -166,9 +170,9 @@ def test_what_is_no_file_or_too_large(tmp_path, monkeypatch):
     with pytest.raises(LabelError, match="found a folder"):
         read_answers(tmp_path, class_names=NAMES)
     monkeypatch.setattr(answers, "LARGEST", 20)
-    assert told(tmp_path, "pool_index,label\n1,0") == [(1, 0)]
+    assert told(tmp_path, "pool_index,label\n1,a", ["a"]) == [(1, 0)]
     with pytest.raises(LabelError, match="expected at most 0 MiB of answers"):
-        told(tmp_path, "pool_index,label\n1,0\n2,0")
+        told(tmp_path, "pool_index,label\n1,a\n2,a", ["a"])
 
 
 def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypatch):
@@ -184,6 +188,118 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypa
     monkeypatch.setattr(answers, "_text", swap)
     found = read_answers(path, class_names=NAMES)
     assert (found.indices.tolist(), found.labels.tolist(), found.source["sha256"]) == ([1], [1], digest)
+
+
+# -- what else stands beside an answer -------------------------------------------------------------------------------
+
+PHOTOS = [f"{'-=' if index % 2 else ''}photo {index} cafe\u0301 caf\udce9\r.png" for index in range(30)]
+
+
+def returned(tmp_path, fill, delimiter=",", **changes):
+    """The rows of a query of photos as `fill` gives them back, as one file."""
+    folder = asked(tmp_path / "query", names=PHOTOS, run="run-12e45678", **changes)
+    rows = list(csv.DictReader(io.StringIO((folder / "query.csv").read_text())))
+    rows = fill([row | {"label": NAMES[int(row["pool_index"]) % 3]} for row in rows])
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def with_sorted(column):
+    return lambda rows: [
+        row | {column: value} for row, value in zip(rows, sorted(row[column] for row in rows), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda rows: rows,
+        lambda rows: sorted(rows, key=lambda row: row["name"]),
+        lambda rows: [row | {"name": row["name"].removeprefix("'")} for row in rows],  # which say: this is text
+        lambda rows: [row | {"name": unicodedata.normalize("NFC", row["name"])} for row in rows],
+        lambda rows: [row | {"name": "", "image": "", "run": ""} for row in rows],
+        lambda rows: [{field: row[field] for field in ("label", "pool_index")} for row in rows],
+        lambda rows: [row | {"pool_index": row["pool_index"] + ".0"} for row in rows],
+    ],
+)
+def test_a_query_that_comes_back_as_it_was(tmp_path, fill):
+    text = returned(tmp_path, fill)
+    expected = {(12, 0), (7, 1), (29, 2)}
+    assert set(told(tmp_path, text, names=PHOTOS, run="run-12e45678")) == expected
+    assert set(told(tmp_path, text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [
+        (with_sorted("pool_index"), r"row 3: pool_index: expected 7 beside 'images/7\.png', found 29; was a column"),
+        (with_sorted("image"), r"pool_index: expected 29 beside 'images/29\.png', found 7"),
+        (with_sorted("name"), r"row 2: name: expected 'photo 12 .*' beside pool_index 12, found ..-=photo 29 "),
+        (lambda rows: [row | {"run": "run-00000000"} for row in rows], "run: expected run-12e45678, .*another run's"),
+    ],
+)
+def test_a_query_that_comes_back_shifted_is_refused(tmp_path, fill, message):
+    text = returned(tmp_path, fill)
+    with pytest.raises(LabelError, match=rf"^answers\.csv: .*{message}"):
+        told(tmp_path, text, names=PHOTOS, run="run-12e45678")
+
+
+def test_the_name_alone_shows_that_a_column_was_sorted(tmp_path):
+    text = returned(tmp_path, with_sorted("pool_index"), inputs=pool((16,)))  # no images
+    with pytest.raises(LabelError, match="row 3: name: expected"):
+        told(tmp_path, text, names=PHOTOS)
+
+
+def test_rows_without_an_answer_say_nothing(tmp_path):
+    text = returned(tmp_path, lambda rows: [rows[0], *({**row, "run": "x", "label": ""} for row in rows[1:])])
+    assert told(tmp_path, text, run="run-12e45678") == [(12, 0)]
+
+
+def exports(tmp_path, **changes):
+    """(name, content) of the tasks of a query of points without names, all dogs, as Label Studio exports them."""
+    folder = asked(tmp_path / "query", run="run-1", image_root="/data/local-files/?d=query/images/")
+    data = [task["data"] | changes for task in json.loads((folder / "tasks.json").read_text())]
+    rows = [each | {"label": "dog", "annotation_id": number} for number, each in enumerate(data)]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    full = [task(0, annotation("dog"), data=each) for each in data]
+    return [("full.json", json.dumps(full)), ("min.json", json.dumps(rows)), ("export.csv", file.getvalue())]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "run-2"}, "run: expected run-1, found 'run-2': it is another run's file"),
+        ({"image": "/data/local-files/?d=query/images/4.png"}, "pool_index: expected 4 beside"),
+        ({"name": "pool point 4"}, "name: expected 'pool point 12' beside pool_index 12"),
+    ],
+)
+def test_exports_carry_it_along(tmp_path, changes, message):
+    for name, content in exports(tmp_path):
+        assert set(told(tmp_path, content, name=name, run="run-1")) == {(12, 1), (7, 1), (29, 1)}
+    for name, content in exports(tmp_path, **changes):
+        with pytest.raises(LabelError, match=message):
+            told(tmp_path, content, name=name, run="run-1")
+
+
+def test_an_export_with_images_inside_its_cells(tmp_path):
+    limit = csv.field_size_limit()
+    folder = asked(tmp_path / "query", inputs=pool((400, 400)), image_root="inline")
+    rows = [task["data"] | {"label": "dog"} for task in json.loads((folder / "tasks.json").read_text())]
+    assert min(len(row["image"]) for row in rows) > limit
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    assert told(tmp_path, file.getvalue()) == [(12, 1), (7, 1), (29, 1)]
+    with pytest.raises(LabelError, match="expected CSV"):
+        told(tmp_path, 'pool_index,label\n1,"dog"x\n')
+    assert csv.field_size_limit() == limit
 
 
 # -- Label Studio ----------------------------------------------------------------------------------------------------
@@ -216,7 +332,7 @@ def test_a_full_export(tmp_path):
         task(15, annotation("abstain")),
         task(9),  # not answered yet
         task(26, annotation("bird", result=[])),  # submitted without a choice
-        task("5", annotation("2")),  # tasks that were imported from CSV
+        task("5", annotation("bird"), data={"pool_index": "5"}),  # tasks that were imported from CSV
     ]
     assert told(tmp_path, json.dumps(tasks), name="export.json") == [(3, 1), (14, ABSTAIN), (15, ABSTAIN), (5, 2)]
     assert told(tmp_path, json.dumps(tasks[0]), name="export.json") == [(3, 1)]

@@ -64,6 +64,14 @@ def test_the_files_of_a_query(tmp_path):
         assert base64.b64decode(task["data"]["image"].removeprefix(prefix)) == image
 
 
+def test_which_run_asks_stands_with_every_point(tmp_path):
+    folder = asked(tmp_path, run="run-12e45678", names=[f"{index}.png" for index in range(30)])
+    assert (folder / "query.csv").read_text().splitlines()[:2] == [
+        "pool_index,image,run,label,name", "12,images/12.png,run-12e45678,,12.png",
+    ]  # fmt: skip
+    assert [task["data"]["run"] for task in json.loads((folder / "tasks.json").read_text())] == ["run-12e45678"] * 3
+
+
 def test_images_are_enlarged_by_whole_numbers_every_pixel_a_square(tmp_path):
     inputs = pool((6, 9, 3))
     folder = asked(tmp_path, inputs=inputs)
@@ -154,8 +162,37 @@ def test_image_files_are_copied_as_they_are(tmp_path):
 
 def test_a_file_that_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"a\.txt: expected an image"):
+    with pytest.raises(ValueError, match=r"a\.txt: expected an image of PNG, .* found something else"):
         asked(tmp_path / "query", indices=[0], files=[tmp_path / "a.txt"])
+
+
+def saved(file, form):
+    Image.fromarray(np.zeros((300, 300, 3), np.uint8)).save(file, form)
+    return file
+
+
+def test_no_other_decoder_of_pillow_is_let_at_a_file(tmp_path, monkeypatch):
+    for ending, form in (("eps", "EPS"), ("tif", "EPS"), ("ppm", "PPM"), ("tif", "PDF")):
+        with pytest.raises(ValueError, match=rf"a\.{ending}: expected an image of .* found something else"):
+            picture(0, None, [saved(tmp_path / f"a.{ending}", form)])
+    for form in questions.READ:
+        assert picture(0, None, [saved(tmp_path / "a.tif", form)]).content.startswith(b"\x89PNG")
+
+
+def test_whatever_a_decoder_stumbles_over_is_one_error_that_names_the_file(tmp_path, monkeypatch):
+    file = saved(tmp_path / "a.tif", "TIFF")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1000])
+    with pytest.raises(ValueError, match=r"a\.tif: expected an image .*, found one that cannot be decoded \(.+\)$"):
+        picture(0, None, [file])
+    file.write_bytes(whole)
+    for pixels in (60_000, 10_000):  # Pillow warns of more than so many, and raises an error of twice as many
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+        with pytest.raises(ValueError, match=r"a\.tif: .* decompression bomb"):
+            picture(0, None, [file])
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.tif"):
+        picture(0, None, [file])
 
 
 def test_embeddings_have_names_and_no_images(tmp_path):
@@ -226,8 +263,8 @@ def test_the_labelling_interface():
     assert view.find("Image").attrib["name"] == "item"
     values = [choice.attrib["value"] for choice in choices]
     assert values == [*NASTY[:6], "＄image", *NASTY[7:], "abstain"]  # Label Studio would look $image up in the task
-    assert [choice.attrib.get("hotkey") for choice in choices][:10] == list("1234567890")
-    assert [choice.attrib.get("hotkey") for choice in choices][10:] == [None, None, None]
+    choices = ElementTree.fromstring(label_config(["cat", "dog", "a"], images=True)).find("Choices")  # noqa: S314
+    assert [choice.attrib.get("hotkey") for choice in choices] == ["1", "2", None, None]
     assert "abstain" not in [choice.attrib.get("hint") for choice in choices]
     assert label_config(["abstain", "b"], images=False).count('"abstain"') == 1
 
@@ -235,10 +272,19 @@ def test_the_labelling_interface():
 def test_every_class_has_its_own_key():
     assert hotkeys(DIGITS) == DIGITS
     assert hotkeys("ABCDEFGHIJ") == list("abcdefghij")
-    assert hotkeys(["a", "A"]) == ["a", "A"]
-    assert hotkeys(["?", "b"]) == ["1", "2"]
+    assert hotkeys(["a", "A", "B"]) == ["a", "A", "b"]
+    assert hotkeys(["?", "b"]) == ["1", "b"]
+    assert hotkeys([*DIGITS, "other"]) == [*DIGITS, "a"]
+    assert hotkeys(["none", *DIGITS, "10"]) == ["a", *DIGITS, "b"]
+    assert hotkeys(["10", "20"]) == ["a", "b"]  # no digit but in the name of its class
+    assert hotkeys(["grade 0", "grade 1", "none"]) == ["0", "1", "a"]
+    assert hotkeys(["1", "type 1", "type 2", "a 3", "b 3"]) == ["1", "a", "2", "b", "c"]
+    assert hotkeys(["A", "cat", "b", "2"]) == ["a", "c", "b", "2"]
+    assert hotkeys(["cat", "a", "H"]) == ["1", "a", "h"]
+    assert hotkeys(["猫", "é", "İ"]) == ["1", "é", "İ"]
     many = hotkeys([f"class {index}" for index in range(50)])
-    assert many[:12] == [*"1234567890", "a", "b"]
+    assert many[:12] == [*DIGITS, "a", "b"]
+    assert hotkeys(["x" * index for index in range(2, 20)])[:12] == [*"1234567890", "a", "b"]
     taken = [key for key in many if key]
     assert len(set(taken)) == len(taken) == 34
     assert not {"h", "q", "?", " "} & set(taken)

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -187,6 +188,27 @@ def test_only_images_that_hold_no_script_are_served(client, session, content, st
     session.image = lambda pool_index: content
     found, headers, _ = client.get("image/12")
     assert (found, headers["Content-Type"], headers["X-Content-Type-Options"]) == (status, kind, "nosniff")
+
+
+def test_images_that_cannot_be_shown_are_named_and_hold_nothing_up(client, session, capsys):
+    gone = FileNotFoundError(2, "No such file or directory", "/photos/cat.png")
+    for problem, status, message in (
+        (gone, 404, "point 12: cannot be read: No such file or directory"),
+        (ValueError("/photos/cat.tif: expected an image"), 415, "/photos/cat.tif: expected an image"),
+        (None, 415, "point 12: expected a PNG, JPEG, GIF, WebP or BMP file, found something else"),
+    ):
+
+        def image(pool_index, problem=problem):
+            if problem is not None:
+                raise problem
+            return b"text"
+
+        session.image = image
+        found, _, body = client.get("image/12")
+        assert (found, json.loads(body)) == (status, {"error": message})
+    assert client.answer(12, "abstain")[0] == 200
+    assert session.told == [(12, ABSTAIN)]
+    assert capsys.readouterr().err == ""
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):
@@ -370,7 +392,8 @@ class Served:
     def __init__(self, session, **options):
         self.lines, self.ready = [], threading.Event()
         options = {"open_browser": False} | options
-        self.thread = threading.Thread(target=serve, args=(session,), kwargs=options | {"announce": self.announce})
+        kwargs = options | {"announce": self.announce}
+        self.thread = threading.Thread(target=serve, args=(session,), kwargs=kwargs, daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
 
@@ -462,18 +485,33 @@ def test_a_port_that_is_taken(session):
             make_server(session, 99999)
 
 
-def test_a_browser_is_opened_where_there_is_a_display(session, monkeypatch):
-    opened = []
-    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+def test_a_browser_is_opened_where_there_is_a_display(session, monkeypatch, tmp_path):
+    opened, ready = [], threading.Event()
+
+    def browser(address):
+        file = Path(unquote(urlsplit(address).path))
+        opened.append((address, file, file.read_text(), file.stat().st_mode, file.parent.stat().st_mode))
+        ready.set()
+
+    monkeypatch.setattr(server.webbrowser, "open", browser)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(server.sys, "platform", "linux")
     Served(session, idle_seconds=0.0, open_browser=True).ended()
     assert opened == []
     monkeypatch.setenv("DISPLAY", ":0")
-    served = Served(session, idle_seconds=0.0, open_browser=True)
+    (tmp_path / "a b").mkdir()
+    served = Served(session, open_browser=True, folder=tmp_path / "a b")
+    assert ready.wait(30)
+    ((address, file, content, mode, folder_mode),) = opened
+    url = served.lines[0].removeprefix("Label at ")
+    assert f'content="0; url={url}"' in content
+    assert address.startswith("file:///")
+    assert url.split("/")[3] not in address  # which whoever is on this machine can read
+    assert (mode & 0o777, folder_mode & 0o777, file.parents[1]) == (0o600, 0o700, tmp_path / "a b")
+    assert served.post("stop", {}) == 200
     assert served.ended()
-    assert [f"Label at {url}" for url in opened] == served.lines[:1]
+    assert list((tmp_path / "a b").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

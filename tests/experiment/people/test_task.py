@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from bdal.datasets import Dataset
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config, directory, durable
 from bdal.experiment import run as runner
 from bdal.experiment.ledger import START
 from bdal.experiment.lock import LockedError, lock
-from bdal.experiment.people import ask, questions, task, tell
+from bdal.experiment.people import ask, label, questions, task, tell
+from bdal.experiment.people import session as session_module
 from bdal.experiment.people.session import RunSession
 from bdal.experiment.people.task import load_task, num_wanted
 from bdal.experiment.run import run
@@ -88,7 +91,7 @@ def kinds(workdir):
 def rows(workdir):
     """The open query as a person finds it."""
     lines = (workdir / "query" / "query.csv").read_text().splitlines()
-    assert lines[0].startswith("pool_index,image,label")
+    assert lines[0].startswith("pool_index,image,run,label")
     return [int(line.split(",")[0]) for line in lines[1:]]
 
 
@@ -213,6 +216,58 @@ def test_a_file_with_a_wrong_answer_is_refused_as_a_whole(workdir, typed, messag
     assert not (workdir / "run.lock").exists()
     told(workdir, "right.csv", true(asked))
     assert num_wanted(workdir) == 4
+
+
+def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(workdir, experiment, tmp_path):
+    def typed(folder, name):
+        """The open query with every label typed into it."""
+        path = tmp_path / name
+        labels = [NAMES[TRUTH[index]] for index in rows(folder)]
+        header, *lines = (folder / "query" / "query.csv").read_text().splitlines()
+        path.write_text("\n".join([header, *map("".join, zip(lines, labels, strict=True))]) + "\n")
+        return path
+
+    np.savez(tmp_path / "others.npz", inputs=np.random.default_rng(1).normal(size=(N, 2)).astype(np.float32))
+    changes = {
+        "data": replace(experiment, data=replace(experiment.data, name=str(tmp_path / "others.npz"))),
+        "classes": replace(experiment, data=replace(experiment.data, classes=NAMES[::-1])),
+    }
+    ask(workdir, progress=Quiet)
+    before = ledger(workdir)
+    for name, change in changes.items():
+        other = run(change, tmp_path / name, Quiet)
+        ask(other, progress=Quiet)
+        assert rows(other) == rows(workdir)  # the same points by number
+        with pytest.raises(LabelError, match=r"row 2: run: expected run-\w{8}, found 'run-\w{8}': it is another run's"):
+            tell(workdir, typed(other, "other.csv"), progress=Quiet)
+        assert ledger(workdir) == before
+    known = load_task(workdir)
+    turned = known.prepared.data._replace(class_names=NAMES[::-1])  # of a data set with labels, which nobody looks at
+    assert task.identity(known._replace(prepared=known.prepared._replace(data=turned))) != task.identity(known)
+    start = typed(workdir, "start.csv")
+    assert tell(workdir, start, progress=Quiet).startswith("5 of 5 answers in start.csv are new; 4 labels")
+    assert tell(workdir, typed(workdir, "first.csv"), progress=Quiet).startswith("4 of 4 answers")
+    start.write_text(start.read_text().replace("cat", "owl"))
+    assert " of 5 answers in start.csv are new; 3 labels" in tell(workdir, start, progress=Quiet)
+
+
+def test_photos_come_back_under_their_own_names(experiment, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(N):
+        pixels = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index * 7 % 100:02d}.png")
+    experiment = replace(experiment, data=replace(experiment.data, name=f"{tmp_path / 'photos'}"))
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    ask(workdir, progress=Quiet)
+    header, *lines = (workdir / "query" / "query.csv").read_text().splitlines()
+    assert header == "pool_index,image,run,label,name"
+    cells = [line.split(",") for line in lines]
+    for (index, image, of, _, name), (_, _, _, _, other) in zip(cells, [*cells[1:], cells[0]], strict=True):
+        (tmp_path / "a.csv").write_text(f"{header}\n{index},{image},{of},cat,{other}\n")
+        with pytest.raises(LabelError, match=f"row 2: name: expected '{name}' beside pool_index {index}, found"):
+            tell(workdir, tmp_path / "a.csv", progress=Quiet)
+        (tmp_path / "a.csv").write_text(f"{header}\n{index},{image},{of},cat,{name}\n")
+        assert tell(workdir, tmp_path / "a.csv", progress=Quiet).startswith("1 of 1 answers in a.csv are new")
 
 
 def test_told_again_is_told_once_and_after_the_end_nothing_is(workdir):
@@ -458,6 +513,22 @@ def test_a_session_shows_pictures_as_they_are(experiment, tmp_path):
         == questions.picture(session.state().items[0].pool_index, np.load(tmp_path / "images.npz")["inputs"]).content
     )
     assert found.startswith(b"\x89PNG")
+
+
+def test_the_file_that_leads_a_browser_to_the_page_lies_in_the_run_directory(workdir, monkeypatch):
+    served = []
+    monkeypatch.setattr(session_module, "serve", lambda session, **options: served.append(options))
+    label(workdir, open_browser=False, announce=print)
+    assert served == [{"port": 0, "open_browser": False, "announce": print, "folder": workdir.resolve()}]
+
+
+def test_a_session_names_its_points_once(workdir, monkeypatch):
+    task, called = load_task(workdir), []
+    monkeypatch.setattr(Dataset, "file_names", property(lambda data: called.append(data.files)))
+    session = RunSession(task, Quiet)
+    for _ in range(3):
+        session.state()
+    assert called == [None]
 
 
 def test_what_a_session_and_a_file_say_is_one_ledger(workdir):
