@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -26,6 +27,47 @@ def test_both_are_one_exception_and_handlers_come_back(number):
     with pytest.raises(Interrupted), interruptible(), interruptible():
         signal.raise_signal(number)
     assert {signal.getsignal(each) for each in SIGNALS} == {signal.default_int_handler}
+
+
+class Awkward:
+    """Is sent a signal where an exception goes nowhere."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_one_that_could_not_be_raised_comes_again(number):
+    def work():
+        Awkward(number)
+        time.sleep(60)
+
+    with pytest.raises(Interrupted), interruptible():
+        work()
+
+
+def test_what_else_could_not_be_raised_is_reported_as_ever(monkeypatch):
+    class Broken:
+        def __del__(self):
+            raise ValueError("broken")
+
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: found.append(str(what.exc_value)))
+    hook = sys.unraisablehook
+    with interruptible():
+        Broken()
+    assert (found, sys.unraisablehook) == (["broken"], hook)
+
+
+def test_once_it_is_over_nothing_is_sent_any_more():
+    with interruptible():
+        Awkward(signal.SIGTERM)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
 
 
 @pytest.mark.parametrize("number", SIGNALS)
