@@ -386,12 +386,15 @@ def _curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> l
 
 
 def _legend(figure: Any, panels: Any, rows: Sequence[Row], columns: int, heading: str) -> None:
-    """One legend below all panels, in the order of the curves: the best strategy first."""
+    """One legend below all panels, in the order of the curves of a strategy's first posterior: the best one first."""
     handles: dict[str, Any] = {}
     for panel in panels.flat:
         found, names = panel.get_legend_handles_labels()
         handles |= dict(zip(names, found, strict=True))
-    accuracy = {name: np.mean([row.accuracy for row in rows if row.strategy == name]) for name in handles}
+    accuracy = {}
+    for name in handles:
+        first = min((row.posterior for row in rows if row.strategy == name), key=order)
+        accuracy[name] = np.mean([row.accuracy for row in rows if row[:2] == (first, name)])
     names = sorted(handles, key=lambda name: (-accuracy[name], name))
     figure.legend(
         [handles[name] for name in names],

@@ -462,6 +462,7 @@ def notes(analysis: Analysis) -> list[str]:
     """What a reader of the tables has to know, a sentence or two each."""
     few = any(found.pairs < 10 for found in analysis.against)
     level = f"{100 * analysis.level:g} %"
+    chance = analysis.level / 2 * (1 - 1 / analysis.penalties.labels)
     corrected = f", with {holm_text(analysis)}" if holm_text(analysis) else ""
     return [
         f"Area: the mean of {NAMES[analysis.metric]} over {analysis.low} to {analysis.high} labels. Differences are "
@@ -477,8 +478,8 @@ def notes(analysis: Analysis) -> list[str]:
         "and not for there being several tables, so a difference found there is a reason to look again with new "
         "seeds.",
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
-        f"t test at {level}, not corrected. Chance gives at most {analysis.level / 2:.3g}, and less of few label "
-        "counts, as the first is one model for all.",
+        f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
+        "count, which is one model for all.",
         "Labels: the first label count at the threshold, the Kaplan–Meier median over seeds. Seeds that never came "
         "there count as later than all that did within their labels (Gehan's scores, exact test). Both take it that "
         "a run's end says nothing of its curve: true of a spent budget, not of rules that stop a run by its "

@@ -47,6 +47,7 @@ SEEDS = (5, 6, 10, 20)
 SIMULATIONS = 200
 LIMIT = int(scipy.stats.binom.ppf(0.99, SIMULATIONS, 0.05))  # 18: what 5 % may give
 LABELS = np.arange(20, 220, 20)
+PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
 
 
 # -- numbers, against scipy and by hand ------------------------------------------------------------------------------
@@ -418,6 +419,15 @@ def test_power_by_simulation(pairs, effect, comparisons):
     assert seen == pytest.approx(expected, abs=0.04)
 
 
+def test_power_of_many_comparisons_is_too_high_by_as_much_as_the_page_says():
+    draws = np.random.default_rng(0).normal(1.5, 1, (4000, 12))
+    ranks = scipy.stats.rankdata(np.abs(draws), axis=1) * np.sign(draws)
+    seen = np.mean([sign_flip([int(rank) for rank in line]) <= 0.05 / 45 for line in ranks])
+    assert wilcoxon_power([12], 1.5, comparisons=45)[0] == pytest.approx(0.70, abs=0.01)
+    assert seen == pytest.approx(0.62, abs=0.02)
+    assert "12 pairs, gap / sd 1.5: 0.70, simulated 0.62" in PAGE
+
+
 def test_seeds_needed_is_the_first_number_with_that_power():
     for gap, sd, comparisons in [(0.01, 0.02, 1), (0.02, 0.01, 1), (0.02, 0.02, 5), (0.003, 0.02, 1)]:
         n = seeds_needed(gap, sd, comparisons=comparisons)
@@ -765,11 +775,10 @@ def test_few_or_lonely():
 
 
 def test_the_page_runs_and_its_numbers_are_those_of_the_code():
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
-    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     exec(block, {})  # noqa: S102
     for name, comparisons in (("one comparison", 1), ("six comparisons", 6)):
-        numbers = re.search(rf"^\| {name} \|(.*)\|$", page, re.M)
+        numbers = re.search(rf"^\| {name} \|(.*)\|$", PAGE, re.M)
         assert numbers is not None
         effects = (2, 1.5, 1, 0.75, 0.5)
         expected = [seeds_needed(effect, 1, comparisons=comparisons) for effect in effects]
