@@ -448,10 +448,12 @@ def holm_text(analysis: Analysis) -> str:
 
 
 def best_two(analysis: Analysis) -> str:
-    """Whether the largest area and the second largest can be told apart, in words; "" where they are not compared."""
+    """Whether the largest area and the second largest can be told apart, in words; "" where there are not two."""
     found = analysis.best_two
-    if found is None:
+    if len(analysis.standings) < 2 or analysis.low == analysis.high:
         return ""
+    if found is None:
+        return "the two have no seed in common"
     if found.verdict == TOO_FEW:
         return f"too few seeds to tell the two apart ({found.needed} needed)"
     looked = "" if found.reference == analysis.reference else " (exploratory, by the table of pairs)"
@@ -476,7 +478,8 @@ def notes(analysis: Analysis) -> list[str]:
         f"{level} find a difference there. It speaks for these data, this network and one metric chosen beforehand.",
         "The tables of labels to a threshold and of pairs are exploratory: each is corrected for its own comparisons "
         "and not for there being several tables, so a difference found there is a reason to look again with new "
-        "seeds.",
+        "seeds. In simulations of strategies that are all equal, 6 to 16 of 100 reports with enough seeds held a "
+        "difference in some table, and at most 5 among the differences from random.",
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
         f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
         "count, which is one model for all.",

@@ -393,7 +393,9 @@ def test_whether_the_best_two_can_be_told_apart():
     assert best(made(8, {"random": 0.2, "a": 0.1, "b": 0.0})) == "the two can be told apart"
     assert best(noisy(8, {"random": -0.2, "a": 0.1, "b": 0.1})) == "the two cannot be told apart"
     assert best(made(5, {"random": 0.0, "a": 0.1, "b": 0.2})) == "too few seeds to tell the two apart (6 needed)"
-    assert best([row for row in made(8, {"a": 0.1, "b": 0.2}) if (row.seed < 4) == (row.strategy == "a")]) == ""
+    apart = [row for row in made(8, {"a": 0.1, "b": 0.2}) if (row.seed < 4) == (row.strategy == "a")]
+    assert best(apart) == "the two have no seed in common"
+    assert best([row for row in made(8, {"random": 0.0, "a": 0.1}) if row.labels == 20]) == ""
     assert best(made(8, {"random": 0.1})) == ""
 
 
