@@ -3,13 +3,18 @@
 Usage, from the repository's root:
 
     python benchmarks/intervals.py [--simulations 4000] [--resamples 1999] [--seeds 3 5 6 10 20]
+    python benchmarks/intervals.py --reports 1000 [--seeds 5 6 8 10 20]
 
-Draws paired differences whose mean is 0: normal ones; skewed ones (one strategy fails on a seed now and then: 0.9 of
-N(0, 1) and 0.1 of N(−3, 1), centred); and differences of areas under simulated learning curves of one and the same
-strategy (a pair shares its initial labels, errors persist from round to round, 2,000 test points). Prints a Markdown
-table: the share of intervals that hold 0, by Student's t, BCa and percentile bootstrap, and the share of exact
+The first draws paired differences whose mean is 0: normal ones; skewed ones (one strategy fails on a seed now and then:
+0.9 of N(0, 1) and 0.1 of N(−3, 1), centred); and differences of areas under simulated learning curves of one and the
+same strategy (a pair shares its initial labels, errors persist from round to round, 2,000 test points). It prints a
+Markdown table: the share of intervals that hold 0, by Student's t, BCa and percentile bootstrap, and the share of exact
 signed-rank tests at 5 % that call a difference. That test asks whether differences are symmetric about 0, as they are
 between runs of equals and as the skewed ones are not.
+
+The second simulates whole reports: such curves of random and of others that are no better, under one or two posteriors,
+and prints the share of reports that hold a verdict of a difference: among the differences from random, in the lead
+(these, and the best against the second best), in the table of labels to a threshold, in that of pairs, and anywhere.
 """
 
 import argparse
@@ -17,12 +22,16 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from bdal.experiment.statistics import signed_rank
+from bdal.experiment.analysis import Analysis, analyse, as_one_family
+from bdal.experiment.directory import Row
+from bdal.experiment.statistics import HIGHER, LOWER, signed_rank
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--simulations", type=int, default=4000)
 parser.add_argument("--resamples", type=int, default=1999)
 parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 6, 10, 20])
+parser.add_argument("--reports", type=int, default=0)
+LABELS = np.arange(20, 220, 20)
 
 
 def normal(rng, shape):
@@ -33,18 +42,22 @@ def skewed(rng, shape):
     return rng.normal(size=shape) - 3 * (rng.random(shape) < 0.1) + 0.3
 
 
-def areas(rng, shape):
-    """Differences of mean accuracy over ten rounds, of two runs of one strategy from the same initial labels."""
-    labels = np.arange(20, 220, 20)
-    luck = rng.normal(0, 0.03, (*shape, 1, 1)) * (20 / labels)  # of the initial labels; it fades
-    state, runs = np.zeros((*shape, 2)), []
-    for place in range(len(labels)):
+def curves(rng, shape, strategies=2):
+    """Accuracy over ten rounds of runs of one strategy from the same initial labels, `[*shape, strategies, rounds]`."""
+    luck = rng.normal(0, 0.03, (*shape, 1, 1)) * (20 / LABELS)  # of the initial labels; it fades
+    state, runs = np.zeros((*shape, strategies)), []
+    for place in range(len(LABELS)):
         state = 0.8 * state + rng.normal(0, 0.008, state.shape) if place else state
         runs.append(state)
-    truth = 0.97 - 1.6 / labels**0.6 + luck + np.stack(runs, -1)
+    truth = 0.97 - 1.6 / LABELS**0.6 + luck + np.stack(runs, -1)
     measured = rng.binomial(2000, truth.clip(0, 1)) / 2000
-    measured[..., 1, 0] = measured[..., 0, 0]  # one model
-    means = np.trapezoid(measured, labels, axis=-1) / (labels[-1] - labels[0])
+    measured[..., 1:, 0] = measured[..., :1, 0]  # one model
+    return measured
+
+
+def areas(rng, shape):
+    """Differences of mean accuracy over ten rounds, of two runs of one strategy from the same initial labels."""
+    means = np.trapezoid(curves(rng, shape), LABELS, axis=-1) / (LABELS[-1] - LABELS[0])
     return means[..., 0] - means[..., 1]
 
 
@@ -60,11 +73,57 @@ def coverage(draws: np.ndarray, resamples: int) -> list[float]:
     return [100 * float(np.mean(inside)) for inside in [*held, [signed_rank(line) <= 0.05 for line in draws]]]
 
 
-if __name__ == "__main__":
-    arguments = parser.parse_args()
+def analyses(rng, seeds: int, strategies: int, posteriors: int) -> list[Analysis]:
+    """What a report says of random and so many others, all of them equal, under so many posteriors."""
+    found = []
+    for _ in range(posteriors):
+        accuracy = curves(rng, (seeds,), 1 + strategies)
+        rows = [
+            Row("mlp", f"s{i}" if i else "random", seed, int(n), 0, float(accuracy[seed, i, place]), 1.0, 0.5, 0.1)
+            for seed in range(seeds)
+            for i in range(1 + strategies)
+            for place, n in enumerate(LABELS)
+        ]
+        found.append(analyse(rows, "mlp", resamples=0, gaps=()))
+    return as_one_family(found)
+
+
+def alarms(report: list[Analysis]) -> list[bool]:
+    """Whether a difference is called among those from random, in the lead, at a threshold, in a pair, and anywhere."""
+
+    def different(found) -> bool:
+        return any(one is not None and one.verdict in (HIGHER, LOWER) for one in found)
+
+    primary = different(one for analysis in report for one in analysis.against)
+    lead = primary or different(analysis.best_two for analysis in report)
+    thresholds = different(one for analysis in report for one in analysis.thresholds)
+    pairs = different(one for analysis in report for one in analysis.pairs)
+    return [primary, lead, thresholds, pairs, lead or thresholds or pairs]
+
+
+def print_reports(count: int, seeds: list[int]) -> None:
+    print("| posteriors | strategies | seeds | against random | lead | thresholds | pairs | anywhere |")
+    print("|---|---|---|---|---|---|---|---|")
+    for posteriors, strategies in ((1, 3), (2, 1), (2, 3), (2, 6)):
+        for number in seeds:
+            rng = np.random.default_rng([posteriors, strategies, number])
+            found = [alarms(analyses(rng, number, strategies, posteriors)) for _ in range(count)]
+            shares = " | ".join(f"{share:.1f}" for share in 100 * np.mean(found, axis=0))
+            print(f"| {posteriors} | random and {strategies} | {number} | {shares} |", flush=True)
+
+
+def print_coverage(simulations: int, resamples: int, seeds: list[int]) -> None:
     print("| differences | seeds | Student t | BCa | percentile | tests that fail |\n|---|---|---|---|---|---|")
     for name, draw in (("normal", normal), ("skewed", skewed), ("areas of learning curves", areas)):
-        for pairs in arguments.seeds:
-            draws = draw(np.random.default_rng(0), (arguments.simulations, pairs))
-            numbers = " | ".join(f"{share:.1f}" for share in coverage(draws, arguments.resamples))
+        for pairs in seeds:
+            draws = draw(np.random.default_rng(0), (simulations, pairs))
+            numbers = " | ".join(f"{share:.1f}" for share in coverage(draws, resamples))
             print(f"| {name} | {pairs} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    arguments = parser.parse_args()
+    if arguments.reports:
+        print_reports(arguments.reports, arguments.seeds)
+    else:
+        print_coverage(arguments.simulations, arguments.resamples, arguments.seeds)

@@ -6,7 +6,7 @@ A curve is a mapping of label counts to a metric, for one seed.
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from bdal.experiment.statistics import (
     Interval,
     Penalties,
     Range,
+    Reached,
     area,
     bootstrap_interval,
     censored_test,
@@ -28,6 +29,7 @@ from bdal.experiment.statistics import (
     compare,
     holm,
     interquartile_mean,
+    judge,
     labels_to,
     median_labels,
     penalty_matrix,
@@ -59,6 +61,7 @@ class Threshold(NamedTuple):
     strategy: str
     median: int | None  # Kaplan–Meier; None: more than `last`
     reached: int  # seeds that came there
+    ended: int  # seeds that ended before the median without having come there
     seeds: int
     last: int  # the label count that the longest of its seeds came to
     pairs: int  # with the reference; 0 for itself
@@ -88,21 +91,37 @@ class Needed(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """Everything that the seeds of one posterior say about one metric."""
+    """Everything that the seeds of one posterior say about one metric.
+
+    `against` is what is asked of a run; `pairs` and `thresholds` are exploratory, each a family of its own.
+    """
 
     posterior: str
     metric: str
-    reference: str | None
+    asked: str  # what each strategy was to be compared with
+    reference: str | None  # the same; None where it has no curve
     level: float
     low: int  # labels from ...
     high: int  # ... to, that all curves have
-    left_out: tuple[tuple[str, int], ...]  # (strategy, seed) that has not finished
+    end: int  # the label count that was planned, or that the longest curve came to
+    shortest: tuple[tuple[str, int], ...]  # (strategy, seed) whose curves end at `high`, if that is before `end`
+    left_out: tuple[tuple[str, int], ...]  # (strategy, seed) that was planned or begun and has not finished
+    unpaired: tuple[str, ...]  # strategies without a seed in common with the reference
     standings: tuple[Standing, ...]  # the best area first
-    against: tuple[Comparison, ...]  # the reference; one family
-    pairs: tuple[Comparison, ...]  # all of them; one family
+    against: tuple[Comparison, ...]  # the reference
+    family: tuple[int, int]  # comparisons among which these are corrected, and of how many posteriors they are
+    pairs: tuple[Comparison, ...]  # of the others with one another
     penalties: Penalties
     thresholds: tuple[Threshold, ...]
     needed: tuple[Needed, ...]
+
+    @property
+    def best_two(self) -> Comparison | None:
+        """The comparison of the largest area with the second largest; None where there is none."""
+        best = {entry.strategy for entry in self.standings[:2]}
+        return next(
+            (found for found in [*self.against, *self.pairs] if {found.strategy, found.reference} == best), None
+        )
 
 
 def analyse(
@@ -112,6 +131,8 @@ def analyse(
     metric: str = "accuracy",
     reference: str = "random",
     finished: Collection[tuple[str, int]] | None = None,
+    planned: Collection[tuple[str, int]] = (),
+    end: int | None = None,
     thresholds: Sequence[float] | None = None,
     gaps: Sequence[float] | None = None,
     level: float = 0.05,
@@ -119,13 +140,17 @@ def analyse(
 ) -> Analysis:
     """What the rows of a run directory say about one metric of one posterior, over paired seeds.
 
-    What is compared is the area under the curve, over the labels that all curves have.
+    What is compared is the area under the curve, over the labels that all curves have; where they have one label count
+    in common only, nothing is compared. Several posteriors are several chances of a false alarm: `as_one_family`.
 
     Args:
       metric: "accuracy", "nll", "brier" or "ece".
       reference: each strategy is compared with it; it may be missing.
       finished: (strategy, seed) that have come to their end, by budget or by a stopping rule; the others are left out
         and named. None: all are taken as they are, so one that has just begun shortens the range for all.
+      planned: (strategy, seed) that there are to be; those without a curve are named too.
+      end: the label count that was planned; who ends before it and so shortens the range for all is named. None: the
+        last of the longest curve.
       thresholds: of the metric; by default two round ones of accuracy, chosen without a look at who reached them.
       gaps: differences to count the seeds for.
       resamples: of each bootstrap; 0 leaves the bootstrap intervals out.
@@ -137,7 +162,7 @@ def analyse(
         raise ValueError(f"metric: expected one of {', '.join(HIGHER_IS_BETTER)}, found {metric!r}")
     higher = HIGHER_IS_BETTER[metric]
     curves: dict[str, dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    left_out = set()
+    left_out = set(planned)
     for row in rows:
         if row.posterior != posterior:
             continue
@@ -148,6 +173,7 @@ def analyse(
     if not curves:
         raise ValueError(f"rows: expected evaluations of {posterior!r} that finished, found none")
 
+    left_out -= {(name, seed) for name, seeds in curves.items() for seed in seeds}
     every = [curve for seeds in curves.values() for curve in seeds.values()]
     low, high = common_range(every)
     areas = {name: {seed: area(curve, low, high) for seed, curve in seeds.items()} for name, seeds in curves.items()}
@@ -155,27 +181,54 @@ def analyse(
         sorted(areas.items(), key=lambda item: (np.mean(list(item[1].values())) * (-1 if higher else 1), item[0]))
     )
     curves = {name: curves[name] for name in areas}
+    end = max(map(max, every)) if end is None else end
+    shortest = [(name, seed) for name, seeds in curves.items() for seed, curve in seeds.items() if max(curve) == high]
     known = reference if reference in areas else None
-    options = {"higher_is_better": higher, "level": level, "resamples": resamples}
-    against = compare(areas, reference=known, **options) if known else []
+    others = {name: seeds for name, seeds in areas.items() if name != known}
+    options: Any = {"higher_is_better": higher, "level": level, "resamples": resamples}
+    against = compare(areas, reference=known, **options) if known and low < high else []
     chosen = _round_thresholds(every, metric, low) if thresholds is None else thresholds
-    lines = [line for threshold in chosen for line in _threshold(curves, threshold, known, higher, level)]
     gaps = GAPS.get(metric, GAPS["accuracy"]) if gaps is None else gaps
     return Analysis(
         posterior=posterior,
         metric=metric,
+        asked=reference,
         reference=known,
         level=level,
         low=low,
         high=high,
+        end=end,
+        shortest=tuple(sorted(shortest)) if high < end else (),
         left_out=tuple(sorted(left_out)),
+        unpaired=tuple(name for name in others if known and not others[name].keys() & areas[known].keys()),
         standings=tuple(_standing(name, list(seeds.values()), resamples) for name, seeds in areas.items()),
         against=tuple(against),
-        pairs=tuple(compare(areas, **options)),
+        family=(len(against), 1),
+        pairs=tuple(compare(others, **options)) if low < high else (),
         penalties=penalty_matrix(curves, higher_is_better=higher, level=level),
-        thresholds=tuple(lines),
+        thresholds=tuple(_thresholds(curves, chosen, known, higher, level)),
         needed=tuple(_needed(comparison, len(against), level, gaps) for comparison in against),
     )
+
+
+def as_one_family(analyses: Sequence[Analysis]) -> list[Analysis]:
+    """Analyses of several posteriors with their comparisons with the reference judged as one family of tests.
+
+    Whether one is different is what a reader looks for in all of them at once, so the correction is for all of them.
+    """
+    every = [found for analysis in analyses for found in analysis.against]
+    posteriors = sum(bool(analysis.against) for analysis in analyses)
+    level = min((analysis.level for analysis in analyses), default=0.05)
+    judged = iter(judge(every, level=level))
+    together = []
+    for analysis in analyses:
+        against = tuple(next(judged) for _ in analysis.against)
+        needed = tuple(
+            _needed(found, len(every), level, [seeds.gap for seeds in known.gaps])
+            for found, known in zip(against, analysis.needed, strict=True)
+        )
+        together.append(analysis._replace(against=against, family=(len(every), posteriors), needed=needed))
+    return together
 
 
 def _standing(strategy: str, areas: Sequence[float], resamples: int) -> Standing:
@@ -203,38 +256,47 @@ def _round_thresholds(curves: Sequence[Curve], metric: str, low: int) -> tuple[f
     return tuple(fit[-2:])
 
 
-def _threshold(
-    curves: Mapping[str, Mapping[int, Curve]], threshold: float, reference: str | None, higher: bool, level: float
+def _thresholds(
+    curves: Mapping[str, Mapping[int, Curve]],
+    thresholds: Sequence[float],
+    reference: str | None,
+    higher: bool,
+    level: float,
 ) -> list[Threshold]:
-    """A line a strategy; the comparisons with the reference are one family."""
+    """A line a threshold and strategy; the comparisons with the reference, at all thresholds, are one family."""
     reached = {
-        name: {seed: labels_to(curve, threshold, higher_is_better=higher) for seed, curve in seeds.items()}
+        (threshold, name): {seed: labels_to(curve, threshold, higher_is_better=higher) for seed, curve in seeds.items()}
+        for threshold in thresholds
         for name, seeds in curves.items()
     }
-    tests: dict[str, tuple[int, int, float]] = {}
-    for name in reached:
-        if (
-            reference is not None
-            and name != reference
-            and (seeds := sorted(reached[name].keys() & reached[reference].keys()))
-        ):
-            pair = censored_test([reached[name][seed] for seed in seeds], [reached[reference][seed] for seed in seeds])
-            tests[name] = (len(seeds), *pair)
+    tests: dict[tuple[float, str], tuple[int, int, float]] = {}
+    for (threshold, name), own in reached.items():
+        if reference is None or name == reference:
+            continue
+        other = reached[threshold, reference]
+        if seeds := sorted(own.keys() & other.keys()):
+            pair = censored_test([own[seed] for seed in seeds], [other[seed] for seed in seeds])
+            tests[threshold, name] = (len(seeds), *pair)
     adjusted = dict(zip(tests, holm([p for _, _, p in tests.values()]), strict=True))
     least = dict(zip(tests, holm([2.0 ** (1 - pairs) for pairs, _, _ in tests.values()]), strict=True))
 
     found = []
-    for name, seeds in reached.items():
-        pairs, direction, p = tests.get(name, (0, 0, math.nan))
-        verdict = "" if not pairs else TOO_FEW if least[name] > level else SAME
-        if verdict == SAME and adjusted[name] <= level:
+    for key, own in reached.items():
+        pairs, direction, p = tests.get(key, (0, 0, math.nan))
+        verdict = "" if not pairs else TOO_FEW if least[key] > level else SAME
+        if verdict == SAME and adjusted[key] <= level:
             verdict = HIGHER if direction > 0 else LOWER
-        values = list(seeds.values())
-        last = max(max(curve) for curve in curves[name].values())
-        there, corrected = sum(event for _, event in values), float(adjusted.get(name, math.nan))
-        line = (median_labels(values), there, len(values), last, pairs, p, corrected, verdict)
-        found.append(Threshold(threshold, name, *line))
+        counts = _counts(list(own.values()))
+        last = max(max(curve) for curve in curves[key[1]].values())
+        found.append(Threshold(*key, *counts, last, pairs, p, float(adjusted.get(key, math.nan)), verdict))
     return found
+
+
+def _counts(reached: Sequence[Reached]) -> tuple[int | None, int, int, int]:
+    """The median, how many seeds came there, how many ended before it without, and how many there are."""
+    median = median_labels(reached)
+    ended = sum(not event and median is not None and labels < median for labels, event in reached)
+    return median, sum(event for _, event in reached), ended, len(reached)
 
 
 def _needed(comparison: Comparison, comparisons: int, level: float, gaps: Sequence[float]) -> Needed:

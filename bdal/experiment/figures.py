@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.experiment.directory import Row, write_atomic
-from bdal.experiment.tables import Interval, order, student_t
+from bdal.experiment.tables import Interval, order, student_t, title
 
 METRICS = (("accuracy", "test accuracy"), ("nll", "test NLL (nats)"), ("ece", "test ECE"))
-TITLES = {"mc_dropout": "MC dropout", "deep_ensemble": "deep ensemble"}
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow; then again with other markers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKS = 12  # on a line, at the most
 GREY = "#777777"
 INK, EDGE, GRID, PALE = "#222222", "#555555", "#e6e6e6", "#cccccc"
 PHASES = {"fit": COLORS[0], "evaluate": COLORS[4], "query": COLORS[1]}
@@ -54,10 +54,12 @@ STYLE: Any = {
 
 
 def learning_curves(rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
-    """Accuracy, NLL and ECE against training labels, one column a posterior, as `<path_stem>.png` and `.pdf`.
+    """Accuracy, NLL and ECE against training labels, as `<path_stem>.png` and `.pdf`: side by side, or by posterior.
 
-    Lines are means over seeds, bands 95 % Student t intervals; a strategy's curve ends where one of its seeds does.
-    `kinds` are endings: png, pdf and svg. Returns a path each. Raises `ValueError` if there are no rows.
+    One posterior has its three panels side by side, several have a column each. Lines are means over seeds, bands 95 %
+    Student t intervals; label counts that differ between seeds are joined by straight lines, and a strategy's curve
+    ends where one of its seeds does. `kinds` are endings: png, pdf and svg. Returns a path each. Raises `ValueError` if
+    there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
@@ -66,32 +68,60 @@ def learning_curves(rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[
     looks = {strategy: _look(place) for place, strategy in enumerate(strategies)}
     if "random" in looks:
         looks["random"] = {"color": GREY, "linestyle": (0, (4, 2)), "marker": None}
-    validation = sorted({row.validation_labels for row in rows})
+    validation = "/".join(map(str, sorted({row.validation_labels for row in rows})))
+    seeds = {name: len({row.seed for row in rows if row.posterior == name}) for name in posteriors}
+    titles = {name: f"{title(name)}, {count} seed{'s' if count > 1 else ''}" for name, count in seeds.items()}
 
-    with _figure((1.6 + 3.3 * len(posteriors), 6.6)) as figure:
-        panels = figure.subplots(len(METRICS), len(posteriors), sharex="col", sharey="row", squeeze=False)
+    alone = len(posteriors) == 1
+    width = 9.0 if alone else 0.7 + 3.3 * len(posteriors)
+    columns = max(1, min(len(strategies), int(width / (0.7 + 0.068 * max(map(len, strategies))))))
+    legend = 0.35 + 0.18 * math.ceil(len(strategies) / columns)
+    with _figure((width, (3.1 if alone else 6.4) + legend)) as figure:
+        options: Any = {} if alone else {"sharex": "col", "sharey": "row"}
+        shape = (1, len(METRICS)) if alone else (len(METRICS), len(posteriors))
+        panels = figure.subplots(*shape, squeeze=False, **options)
+        panels = panels.T if alone else panels  # [metric, posterior]
         for column, posterior in enumerate(posteriors):
             for line, (metric, name) in enumerate(METRICS):
                 panel = panels[line, column]
-                for strategy in strategies:
+                for place, strategy in enumerate(strategies):
                     points = _curve(rows, posterior, strategy, metric)
-                    if not points:
-                        continue
-                    labels = [count for count, _ in points]
-                    means, halves = (np.array(values) for values in zip(*(point for _, point in points), strict=True))
-                    look = looks[strategy]
-                    level = 2 if strategy == "random" else 3
-                    band = np.clip([means - halves, means + halves], 0, None if metric == "nll" else 1)
-                    panel.fill_between(labels, *band, color=look["color"], alpha=0.13, lw=0)
-                    panel.plot(labels, means, lw=1.5, ms=3.5, label=strategy, zorder=level, **look)
-                if column == 0:
+                    if points:
+                        look, most = looks[strategy], None if metric == "nll" else 1
+                        _draw_curve(panel, points, strategy, {**look, "markevery": _marks(place, len(points))}, most)
+                if alone:
+                    panel.set_title(name)
+                elif column == 0:
                     panel.set_ylabel(name)
-            seeds = len({row.seed for row in rows if row.posterior == posterior})
-            panels[0, column].set_title(f"{TITLES.get(posterior, posterior)}, {seeds} seed{'s' if seeds > 1 else ''}")
-            panels[-1, column].set_xlabel(f"training labels (+{'/'.join(map(str, validation))} validation)")
+            if not alone:
+                panels[0, column].set_title(titles[posterior])
+        for panel in panels.flat if alone else panels[-1]:
+            panel.set_xlabel(f"training labels (+{validation} validation)")
         figure.align_ylabels(panels[:, 0])
-        _legend(figure, panels, rows)
+        what = "mean over seeds, 95 % t interval" if max(seeds.values()) > 1 else ""
+        heading = [titles[posteriors[0]]] if alone else []
+        _legend(figure, panels, rows, columns, ": ".join(filter(None, [*heading, what])) or "one seed")
         return _save_as(figure, path_stem, kinds)
+
+
+def _draw_curve(
+    panel: Any, points: Sequence[tuple[int, Interval]], strategy: str, look: Mapping[str, Any], most: float | None
+) -> None:
+    """One strategy's line and its band, cut at 0 and at `most`."""
+    labels = [count for count, _ in points]
+    means, halves = (np.array(values) for values in zip(*(point for _, point in points), strict=True))
+    band = np.clip([means - halves, means + halves], 0, most)
+    panel.fill_between(labels, *band, color=look["color"], alpha=0.13, lw=0)
+    if len(points) == 1 and look["marker"] is None:
+        look = {**look, "marker": "o"}  # a line of one point is not seen
+    level = 2 if strategy == "random" else 3
+    panel.plot(labels, means, lw=1.5, ms=3.5, label=strategy, zorder=level, **look)
+
+
+def _marks(place: int, points: int) -> tuple[int, int]:
+    """The first point of a line that is marked, and every which: where they are many, lines take turns."""
+    every = math.ceil(points / MARKS)
+    return place % every, every
 
 
 def reliability_diagram(reliability: Any, target: Any) -> None:
@@ -341,29 +371,37 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> list[tuple[int, Interval]]:
-    """(labels, mean and half-width) at the label counts that every seed has reached."""
-    seeds = {row.seed for row in rows if (row.posterior, row.strategy) == (posterior, strategy)}
-    values: dict[int, list[float]] = defaultdict(list)
+    """(labels, mean and half-width) at all label counts of the strategy's seeds that every one of them has come to."""
+    curves: dict[int, dict[int, float]] = defaultdict(dict)
     for row in rows:
         if (row.posterior, row.strategy) == (posterior, strategy):
-            values[row.labels].append(getattr(row, metric))
-    whole = [(labels, student_t(found)) for labels, found in sorted(values.items()) if len(found) == len(seeds)]
+            curves[row.seed][row.labels] = getattr(row, metric)
+    if not curves:
+        return []
+    low, high = max(map(min, curves.values())), min(map(max, curves.values()))
+    grid = sorted({labels for curve in curves.values() for labels in curve if low <= labels <= high})
+    values = [np.interp(grid, sorted(curve), [curve[n] for n in sorted(curve)]) for curve in curves.values()]
+    whole = [(labels, student_t(found)) for labels, found in zip(grid, np.transpose(values), strict=True)]
     return [(labels, Interval(mean, half if half == half else 0.0)) for labels, (mean, half) in whole]
 
 
-def _legend(figure: Any, panels: Any, rows: Sequence[Row]) -> None:
-    """One legend beside all panels, in the order of the curves: the best strategy on top."""
+def _legend(figure: Any, panels: Any, rows: Sequence[Row], columns: int, heading: str) -> None:
+    """One legend below all panels, in the order of the curves of a strategy's first posterior: the best one first."""
     handles: dict[str, Any] = {}
     for panel in panels.flat:
         found, names = panel.get_legend_handles_labels()
         handles |= dict(zip(names, found, strict=True))
-    accuracy = {name: np.mean([row.accuracy for row in rows if row.strategy == name]) for name in handles}
+    accuracy = {}
+    for name in handles:
+        first = min((row.posterior for row in rows if row.strategy == name), key=order)
+        accuracy[name] = np.mean([row.accuracy for row in rows if row[:2] == (first, name)])
     names = sorted(handles, key=lambda name: (-accuracy[name], name))
     figure.legend(
         [handles[name] for name in names],
         names,
-        title="mean over seeds, 95 % t interval" if len({row.seed for row in rows}) > 1 else "one seed",
-        loc="outside right upper",
+        title=heading,
+        loc="outside lower left",
+        ncols=columns,
         handlelength=2.6,
         alignment="left",
     )

@@ -9,13 +9,14 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from bdal.experiment.analysis import Analysis, Threshold, analyse
+from bdal.experiment.analysis import Analysis, Threshold, analyse, as_one_family
 from bdal.experiment.directory import Row, write_atomic
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range, area, student_t
 
@@ -24,6 +25,8 @@ SCALES = {"accuracy": (100, 1)}  # accuracies in %, with so many digits; the oth
 PLAIN = (1, 3)
 VERDICTS = (HIGHER, LOWER, SAME, TOO_FEW)
 NAMES = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
+TITLES = {"mc_dropout": "MC dropout", "deep_ensemble": "deep ensemble"}
+NEAR = 0.9  # of the largest label count: strategies that come so far are read at one count
 
 
 class Entry(NamedTuple):
@@ -47,7 +50,8 @@ class Summary(NamedTuple):
     half: int
     last: int
     validation_labels: int
-    conclusions: tuple[str, ...] = ()  # a posterior each, of the strategies that came to `last` on every seed
+    between: bool  # whether a curve was read between two of its label counts
+    conclusions: tuple[str, ...] = ()  # a posterior each, together one family of tests
 
 
 def order(posterior: str) -> tuple[bool, str]:
@@ -55,34 +59,52 @@ def order(posterior: str) -> tuple[bool, str]:
     return posterior != "mc_dropout", posterior
 
 
+def title(posterior: str) -> str:
+    """A posterior as a reader knows it; what stands behind its name stays.
+
+    >>> title("mc_dropout (training.steps 300)")
+    'MC dropout (training.steps 300)'
+    """
+    name, space, rest = posterior.partition(" ")
+    return TITLES.get(name, name) + space + rest
+
+
 def summarise(rows: Sequence[Row]) -> Summary:
-    """Rows of a run directory as one entry a (posterior, strategy). Raises `ValueError` if there are none."""
+    """Rows of a run directory as one entry a (posterior, strategy). Raises `ValueError` if there are none.
+
+    They are read at the most labels that all seeds of all strategies have come to, apart from strategies that are more
+    than a tenth behind; label counts that differ are joined by straight lines.
+    """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
     curves: dict[tuple[str, str], dict[int, dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         curves[row.posterior, row.strategy][row.seed][row.labels] = row
-    counts = sorted({row.labels for row in rows})
-    last = counts[-1]
-    half = min(counts, key=lambda labels: (abs(labels - last / 2), labels))
+    first = max(min(curve) for seeds in curves.values() for curve in seeds.values())
+    ends = [min(map(max, seeds.values())) for seeds in curves.values()]
+    last = min(end for end in ends if end >= NEAR * max(ends))
+    half = min({row.labels for row in rows}, key=lambda labels: (abs(labels - last / 2), labels))
+
+    def inside(seeds: dict[int, dict[int, Row]], low: int, high: int) -> bool:
+        return all(min(curve) <= low <= high <= max(curve) for curve in seeds.values())
 
     def mean_accuracy(curve: dict[int, Row]) -> float:
-        return area({labels: row.accuracy for labels, row in curve.items()})
+        return area({labels: row.accuracy for labels, row in curve.items()}, first, last)
 
-    entries = []
+    entries, between = [], False
     for (posterior, strategy), seeds in curves.items():
 
         def at(labels: int, field: str, seeds=seeds) -> Interval | None:
-            reached = [getattr(curve[labels], field) for curve in seeds.values() if labels in curve]
-            return student_t(reached) if len(reached) == len(seeds) else None
+            if not inside(seeds, labels, labels):
+                return None
+            values = [{count: getattr(row, field) for count, row in curve.items()} for curve in seeds.values()]
+            return student_t([area(curve, labels, labels) for curve in values])
 
-        complete = all(last in curve for curve in seeds.values())
+        whole = first <= last and inside(seeds, first, last)
         random = curves.get((posterior, "random"), {})
-        pairs = [
-            mean_accuracy(curve) - mean_accuracy(random[seed])
-            for seed, curve in seeds.items()
-            if seed in random and last in random[seed] and last in curve
-        ]
+        paired = whole and seeds.keys() <= random.keys()
+        paired = paired and inside({seed: random[seed] for seed in seeds}, first, last)
+        between |= any(inside(seeds, n, n) and n not in curve for n in (half, last) for curve in seeds.values())
         entries.append(
             Entry(
                 posterior,
@@ -90,8 +112,10 @@ def summarise(rows: Sequence[Row]) -> Summary:
                 len(seeds),
                 at(half, "accuracy"),
                 at(last, "accuracy"),
-                student_t([mean_accuracy(curve) for curve in seeds.values()]) if complete else None,
-                student_t(pairs) if strategy != "random" and complete and len(pairs) == len(seeds) else None,
+                student_t([mean_accuracy(curve) for curve in seeds.values()]) if whole else None,
+                student_t([mean_accuracy(curve) - mean_accuracy(random[seed]) for seed, curve in seeds.items()])
+                if strategy != "random" and paired
+                else None,
                 at(last, "nll"),
                 at(last, "ece"),
             )
@@ -99,13 +123,12 @@ def summarise(rows: Sequence[Row]) -> Summary:
     entries.sort(
         key=lambda entry: (order(entry.posterior), -entry.area.mean if entry.area else math.inf, entry.strategy)
     )
-    whole = {(entry.posterior, entry.strategy) for entry in entries if entry.area}
-    known = [row for row in rows if (row.posterior, row.strategy) in whole]
-    said = [
-        conclusion(analyse(known, posterior, resamples=0))
-        for posterior in sorted({row.posterior for row in known}, key=order)
-    ]
-    return Summary(entries, half, last, max(row.validation_labels for row in rows), tuple(filter(None, said)))
+    analyses = []
+    for posterior in sorted({row.posterior for row in rows}, key=order):
+        with suppress(ValueError):  # curves without labels in common
+            analyses.append(analyse(rows, posterior, resamples=0))
+    said = filter(None, map(conclusion, as_one_family(analyses)))
+    return Summary(entries, half, last, max(row.validation_labels for row in rows), between, tuple(said))
 
 
 def caption(summary: Summary) -> str:
@@ -113,10 +136,15 @@ def caption(summary: Summary) -> str:
     seeds = sorted({entry.seeds for entry in summary.entries})
     number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     intervals = " ± and [ ] are 95 % Student t intervals over seeds." if seeds[-1] > 1 else ""
+    lines = " Between their label counts curves are straight lines." if summary.between else ""
+    behind = any(entry.half_accuracy is None or entry.area is None for entry in summary.entries)
+    alone = any(entry.difference is None and entry.area and entry.strategy != "random" for entry in summary.entries)
+    why = " –: not every seed of the strategy has come to these labels." if behind else ""
+    why += " – vs random: not every seed has a run of random that has." if alone else ""
     return (
         f"{number} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} training labels + {summary.validation_labels} "
         f"for validation.{intervals} Accuracy in %; area: mean accuracy over the learning curve; vs random: difference "
-        "of areas on the same seeds; NLL (nats) and ECE at the end."
+        f"of areas on the same seeds; NLL (nats) and ECE at the end.{lines}{why}"
     )
 
 
@@ -264,7 +292,7 @@ def comparison_table(analysis: Analysis) -> Cells:
 
 
 def pairs_table(analysis: Analysis) -> Cells:
-    """All pairs of strategies as one family: difference of areas with its Student t interval, p, Holm's p, verdict."""
+    """Pairs without the reference, one family: difference of areas with its Student t interval, p, Holm p, verdict."""
     form = _form(analysis.metric, "+", 1)
     heads = ["strategy", "minus", "pairs", f"difference{_unit(analysis.metric)}", "p", "Holm p", "verdict"]
     return heads, [
@@ -293,7 +321,10 @@ def penalty_table(analysis: Analysis) -> Cells:
 
 
 def labels_table(analysis: Analysis) -> Cells:
-    """Labels to each threshold: the Kaplan–Meier median, how many seeds came there, and the test with the reference."""
+    """Labels to each threshold: the Kaplan–Meier median, how many seeds came there, and the test with the reference.
+
+    The tests at all thresholds are one family.
+    """
     scale, _ = SCALES.get(analysis.metric, PLAIN)
     heads = [f"{NAMES[analysis.metric]}{_unit(analysis.metric)}", "strategy", "labels", "p", "Holm p", "verdict"]
     words = {HIGHER: "more labels", LOWER: "fewer labels"}
@@ -313,14 +344,14 @@ def labels_table(analysis: Analysis) -> Cells:
 def seeds_table(analysis: Analysis) -> Cells:
     """Seeds that it takes to see a gap with 80 % power, at the observed sd and in brackets at the ends of its interval.
 
-    "gap seen" is the one that the seeds at hand see with that power.
+    The visible gap is the one that the seeds at hand see with that power.
     """
     scale, digits = SCALES.get(analysis.metric, PLAIN)
     form = _form(analysis.metric, "", 1)
     gaps = [seeds.gap for seeds in analysis.needed[0].gaps] if analysis.needed else []
-    unit = _unit(analysis.metric)
-    heads = ["strategy", "pairs", f"sd of differences{unit}", f"gap seen{unit}"]
-    return [*heads, *(f"for {scale * gap:g}" for gap in gaps)], [
+    points, unit = (" points", " (points)") if analysis.metric in SCALES else ("", "")
+    heads = ["strategy", "pairs", f"sd of differences{unit}", f"visible gap{unit}"]
+    return [*heads, *(f"for {scale * gap:g}{' point' if points and scale * gap == 1 else points}" for gap in gaps)], [
         [
             found.strategy,
             str(found.pairs),
@@ -338,40 +369,45 @@ def verdict(found: Comparison) -> str:
 
 
 def labels_text(found: Threshold) -> str:
-    """The labels that half of the seeds needed, and how many came there at all.
+    """The labels that half of the seeds needed, how many came there at all, and how many ended before that without.
 
-    >>> labels_text(Threshold(0.9, "bald", None, 2, 5, 200, 0, 1.0, 1.0, ""))
+    >>> labels_text(Threshold(0.9, "bald", None, 2, 0, 5, 200, 0, math.nan, math.nan, ""))
     '> 200 (2 of 5 seeds)'
+    >>> labels_text(Threshold(0.9, "bald", 60, 1, 4, 5, 60, 0, math.nan, math.nan, ""))
+    '60 (1 of 5 seeds, 4 ended before)'
     """
     labels = f"> {found.last}" if found.median is None else f"{found.median}"
-    return f"{labels} ({found.reached} of {found.seeds} seed{'s' if found.seeds > 1 else ''})"
+    ended = f", {found.ended} ended before" if found.ended else ""
+    return f"{labels} ({found.reached} of {found.seeds} seed{'s' if found.seeds > 1 else ''}{ended})"
 
 
 def conclusion(analysis: Analysis) -> str:
     """What may be said of the strategies against the reference, in sentences; "" where there is nothing to compare."""
-    if not analysis.against:
+    there = {entry.strategy for entry in analysis.standings}
+    absent = {strategy for strategy, _ in analysis.left_out} - there
+    if len(there | absent) < 2:
         return ""
-    level, count = f"{100 * analysis.level:g} %", len(analysis.against)
-    pairs = sorted({found.pairs for found in analysis.against})
-    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-    holm = f" after Holm's correction for {count} comparisons" if count > 1 else ""
-    needs = f"a two-sided Wilcoxon test needs {analysis.against[0].needed} pairs to reach {level}{holm}"
-    title = f"Area under {NAMES[analysis.metric]} from {analysis.low} to {analysis.high} labels, {analysis.posterior}"
-    names = {word: [found.strategy for found in analysis.against if found.verdict == word] for word in VERDICTS}
-
-    if len(names[TOO_FEW]) == count:
-        number = "1 paired seed is" if seeds == "1" else f"{seeds} paired seeds are"
-        text = f"{title}: {number} too few to tell any strategy from {analysis.reference} ({needs})."
+    where = f"Area under {NAMES[analysis.metric]} from {analysis.low} to {analysis.high} labels"
+    where = f"{where}, {title(analysis.posterior)}"
+    if analysis.low == analysis.high and len(there) > 1:
+        text = f"{title(analysis.posterior)}: {analysis.low} labels are all that the runs have in common; no verdict."
+    elif analysis.reference is None:
+        why = (
+            f"no seed of {analysis.asked} has finished" if analysis.asked in absent else f"there is no {analysis.asked}"
+        )
+        text = f"{where}: {why}, so no strategy is compared with it."
+    elif analysis.against:
+        text = _verdicts(analysis, where)
+    elif analysis.unpaired:
+        text = f"{where}: no verdict."
     else:
-        said = [f"{word} than {analysis.reference}: {_and(names[word])}" for word in (HIGHER, LOWER) if names[word]]
-        said += [f"{SAME} from it: {_and(names[SAME])}"] if names[SAME] else []
-        said += [f"{TOO_FEW}: {_and(names[TOO_FEW])} ({needs})"] if names[TOO_FEW] else []
-        text = f"{title}, {seeds} paired seeds: {'; '.join(said)} (exact two-sided Wilcoxon test, {level}{holm})."
-    visible = [found.visible for found in analysis.needed if found.strategy in names[SAME]]
-    if visible and math.isfinite(max(visible)):
-        scale, digits = SCALES.get(analysis.metric, PLAIN)
-        gap = f"{scale * max(visible):.{digits}f}{' points' if scale == 100 else ''}"
-        text += f" That is no proof that they are equal: a gap of {gap} would be missed about one time in five."
+        text = f"{where}: there is nothing yet to compare with {analysis.reference}."
+    if analysis.unpaired:
+        text += f" Without a seed in common with {analysis.reference}, so not compared: {_and(analysis.unpaired)}."
+    if analysis.shortest:
+        runs = [f"{strategy} (seed {seed})" for strategy, seed in analysis.shortest]
+        runs = [*runs[:3], f"{len(runs) - 3} more"] if len(runs) > 4 else runs
+        text += f" The comparison ends at {analysis.high} of {analysis.end} labels, where {_and(runs)} ended."
     if analysis.left_out:
         left = sorted({strategy for strategy, _ in analysis.left_out})
         number = "1 seed" if len(analysis.left_out) == 1 else f"{len(analysis.left_out)} seeds"
@@ -379,25 +415,81 @@ def conclusion(analysis: Analysis) -> str:
     return text
 
 
+def _verdicts(analysis: Analysis, where: str) -> str:
+    level, count = f"{100 * analysis.level:g} %", len(analysis.against)
+    pairs = sorted({found.pairs for found in analysis.against})
+    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    holm = f" after {holm_text(analysis)}" if holm_text(analysis) else ""
+    needs = f"a two-sided Wilcoxon test needs {analysis.against[0].needed} pairs to reach {level}{holm}"
+    names = {word: [found.strategy for found in analysis.against if found.verdict == word] for word in VERDICTS}
+    if len(names[TOO_FEW]) == count:
+        number = "1 paired seed is" if seeds == "1" else f"{seeds} paired seeds are"
+        text = f"{where}: {number} too few to tell any strategy from {analysis.reference} ({needs})."
+    else:
+        said = [f"{word} than {analysis.reference}: {_and(names[word])}" for word in (HIGHER, LOWER) if names[word]]
+        said += [f"{SAME} from it: {_and(names[SAME])}"] if names[SAME] else []
+        said += [f"{TOO_FEW}: {_and(names[TOO_FEW])} ({needs})"] if names[TOO_FEW] else []
+        text = f"{where}, {seeds} paired seeds: {'; '.join(said)} (exact two-sided Wilcoxon test, {level}{holm})."
+    visible = [found.visible for found in analysis.needed if found.strategy in names[SAME]]
+    if visible and max(visible) == 0:
+        text += f" The results of {_and([*names[SAME], str(analysis.reference)])} are identical on every seed."
+    elif visible and math.isfinite(max(visible)):
+        scale, digits = SCALES.get(analysis.metric, PLAIN)
+        gap = f"{scale * max(visible):.{digits}f}{' points' if scale == 100 else ''}"
+        text += f" That is no proof that they are equal: a gap of {gap} would be missed about one time in five."
+    return text
+
+
+def holm_text(analysis: Analysis) -> str:
+    """For how many comparisons, of how many posteriors, the verdicts are corrected; "" for one."""
+    count, posteriors = analysis.family
+    under = f" under {posteriors} posteriors" if posteriors > 1 else ""
+    return f"Holm's correction for {count} comparisons{under}" if count > 1 else ""
+
+
+def best_two(analysis: Analysis) -> str:
+    """Whether the largest area and the second largest can be told apart, in words; "" where there are not two."""
+    found = analysis.best_two
+    if len(analysis.standings) < 2 or analysis.low == analysis.high:
+        return ""
+    if found is None:
+        return "the two have no seed in common"
+    if found.verdict == TOO_FEW:
+        return f"too few seeds to tell the two apart ({found.needed} needed)"
+    looked = "" if found.reference == analysis.reference else " (exploratory, by the table of pairs)"
+    return f"the two {SAME}" if found.verdict == SAME else f"the two can be told apart{looked}"
+
+
 def notes(analysis: Analysis) -> list[str]:
     """What a reader of the tables has to know, a sentence or two each."""
     few = any(found.pairs < 10 for found in analysis.against)
+    level = f"{100 * analysis.level:g} %"
+    chance = analysis.level / 2 * (1 - 1 / analysis.penalties.labels)
+    corrected = f", with {holm_text(analysis)}" if holm_text(analysis) else ""
     return [
         f"Area: the mean of {NAMES[analysis.metric]} over {analysis.low} to {analysis.high} labels. Differences are "
         "taken on the same seeds.",
-        "± and [ ] are 95 % Student t intervals, not corrected for the number of comparisons. BCa: bootstrap intervals"
-        f"{', too narrow for so few seeds' if few else ''}; nothing is decided by them. In brackets behind an "
-        "interquartile mean: a percentile bootstrap interval.",
-        "p: exact two-sided Wilcoxon signed-rank test; Holm p: corrected for all comparisons of the table. A verdict "
-        f"of a difference needs a Holm p of at most {100 * analysis.level:g} %. It speaks for these data, this network "
-        "and one metric chosen beforehand: the more metrics, posteriors and thresholds are looked at, the more false "
-        "alarms.",
+        "± and [ ] are 95 % Student t intervals, not corrected for the number of comparisons. BCa: bias-corrected and "
+        f"accelerated bootstrap intervals{', too narrow for so few seeds' if few else ''}; nothing is decided by them. "
+        "In brackets behind an interquartile mean: a percentile bootstrap interval.",
+        f"p: exact two-sided Wilcoxon signed-rank test. A verdict of a difference needs a Holm p of at most {level}. "
+        f"The differences from {analysis.asked} are what is asked of the runs: their Holm p is corrected for all of "
+        "them under all posteriors, so that of reports on strategies that are all equal at most "
+        f"{level} find a difference there. It speaks for these data, this network and one metric chosen beforehand.",
+        "The tables of labels to a threshold and of pairs are exploratory: each is corrected for its own comparisons "
+        "and not for there being several tables, so a difference found there is a reason to look again with new "
+        "seeds. In simulations of strategies that are all equal, 6 to 16 of 100 reports with enough seeds held a "
+        "difference in some table, and at most 5 among the differences from random.",
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
-        f"t test at {100 * analysis.level:g} %, not corrected; chance gives {analysis.level / 2:.3g}.",
+        f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
+        "count, which is one model for all.",
         "Labels: the first label count at the threshold, the Kaplan–Meier median over seeds. Seeds that never came "
-        "there count as later than all that did within their labels (Gehan's scores, exact test).",
-        "Seeds needed: to see a gap four times out of five, at the observed standard deviation and, in brackets, at "
-        "the ends of its own 95 % interval.",
+        "there count as later than all that did within their labels (Gehan's scores, exact test). Both take it that "
+        "a run's end says nothing of its curve: true of a spent budget, not of rules that stop a run by its "
+        "predictions (stabilised, no expected gain).",
+        "Visible gap: the difference that the pairs at hand would see four times out of five. Seeds needed for a gap: "
+        "to see it that often, at the observed standard deviation and, in brackets, at the ends of its own 95 % "
+        f"interval{corrected}, as the verdicts have it.",
     ]
 
 

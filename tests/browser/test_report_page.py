@@ -73,6 +73,30 @@ def test_figures_are_seen_and_nothing_overflows(browser, page, width):
     assert wider == []
 
 
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory) -> str:
+    """The address of a report on one posterior and ten strategies."""
+    names = ("random", "bald", "power_bald", "batchbald", "mutual_information_penalty", "bald_diverse", "badge",
+             "margin", "epig", "lcmd")  # fmt: skip
+    comparisons = (config.Comparison("mc_dropout", 20, tuple(map(config.Strategy, names))),)
+    workdir = make_run(tmp_path_factory.mktemp("runs") / "run", replace(SMALL, comparisons=comparisons))
+    return report([workdir], load_data=False).as_uri()
+
+
+@pytest.mark.parametrize(("width", "name"), [(1200, "crowded"), (400, "crowded"), (1200, "page"), (400, "page")])
+def test_the_legend_of_the_curves_can_be_reached(browser, request, width, name):
+    show(browser, request.getfixturevalue(name), width)
+    left, right, panel, room = browser.execute_script(
+        "const figure = document.querySelector('figure svg'), box = figure.closest('.scroll');"
+        "const of = id => figure.querySelector(`[id$=${id}]`).getBoundingClientRect();"
+        "const left = of('legend_1').left, panel = of('axes_1').width; box.scrollLeft = 1e6;"
+        "return [left, of('legend_1').right, panel, box.getBoundingClientRect().right]"
+    )
+    assert 0 <= left < 60 + 200 * (width > 400)  # its beginning is seen at once ...
+    assert right <= room + 1  # ... and its end at the latest where the figure ends
+    assert panel > (200 if width > 400 else 160)
+
+
 def test_contents_lead_to_every_section_and_captions_are_numbered(browser, page):
     show(browser, page)
     titles = browser.execute_script(

@@ -34,6 +34,14 @@ def make_rows(seeds=3, posteriors=("mc_dropout", "deep_ensemble")) -> list[Row]:
     ]
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures, in the place of files."""
+    found: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure) or path)
+    return found
+
+
 def test_same_rows_same_bytes_whatever_the_users_style(tmp_path):
     rows = make_rows(posteriors=("mc_dropout",))
     png, pdf = figures.learning_curves(rows, tmp_path / "curves")
@@ -75,7 +83,54 @@ def test_what_is_drawn(tmp_path, monkeypatch):
     ]
     assert lines["margin"].get_ydata() == pytest.approx(expected)
     (legend,) = figure.legends
-    assert {text.get_text() for text in legend.get_texts()} == set(STRATEGIES)
+    names = [text.get_text() for text in legend.get_texts()]
+    assert set(names) == set(STRATEGIES)
+    means = [np.mean([r.accuracy for r in rows if r[:2] == ("mc_dropout", name)]) for name in names]
+    assert means == sorted(means, reverse=True)  # in the order of the curves of the first posterior
+
+
+def test_one_posterior_has_its_panels_side_by_side(tmp_path, drawn):
+    figures.learning_curves(make_rows(posteriors=("mc_dropout",)), tmp_path / "curves")
+    (figure, _) = drawn
+    assert figure.get_figwidth() == 9
+    assert figure.get_figheight() < 4.5
+    assert [axes.get_title() for axes in figure.axes] == ["test accuracy", "test NLL (nats)", "test ECE"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"training labels (+30 validation)"}
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0
+    assert min(box.width for box in boxes) > 2.2 * figure.dpi
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "MC dropout, 3 seeds: mean over seeds, 95 % t interval"
+    frame = legend.get_window_extent()
+    assert frame.y1 < min(box.y0 for box in boxes)  # below all of them, from the left on
+    assert 0 <= frame.x0 < 0.5 * figure.dpi
+    assert frame.x1 < 9 * figure.dpi
+    figures.learning_curves(make_rows(1, ("laplace",)), tmp_path / "curves")
+    assert drawn[-1].legends[0].get_title().get_text() == "laplace, 1 seed"
+
+
+def test_seeds_of_other_label_counts_are_joined_by_lines(tmp_path, drawn):
+    def line(seed, counts, slope):
+        return [Row("p", "a", seed, n, 0, slope * n, 1 - slope * n, 0.5, 0.1) for n in counts]
+
+    figures.learning_curves(line(0, (20, 37, 60), 0.010) + line(1, (20, 41, 58), 0.012), tmp_path / "curves")
+    (curve,) = drawn[0].axes[0].get_lines()
+    assert list(curve.get_xdata()) == [20, 37, 41, 58]
+    assert curve.get_ydata() == pytest.approx([0.011 * n for n in (20, 37, 41, 58)])
+
+
+def test_one_point_is_seen_and_many_do_not_hide_the_lines(tmp_path, drawn):
+    rows = [Row("p", name, 0, n, 0, 0.5, 0.5, 0.5, 0.1) for name in ("random", "a", "b") for n in range(20, 520, 10)]
+    figures.learning_curves([row for row in rows if row.labels == 20], tmp_path / "curves")
+    assert "None" not in {curve.get_marker() for curve in drawn[0].axes[0].get_lines()}
+    figures.learning_curves(rows, tmp_path / "curves")
+    lines = {curve.get_label(): curve for curve in drawn[-1].axes[0].get_lines()}
+    assert lines["random"].get_marker() == "None"
+    places = [set(range(50)[slice(start, None, step)]) for start, step in (lines[n].get_markevery() for n in "ab")]
+    assert all(9 <= len(place) <= figures.MARKS for place in places)
+    assert not places[0] & places[1]
+    figures.learning_curves([row for row in rows if row.labels < 120], tmp_path / "curves")
+    assert {curve.get_markevery() for curve in drawn[-1].axes[0].get_lines()} == {(0, 1)}
 
 
 def test_one_seed_one_posterior(tmp_path):
@@ -113,14 +168,6 @@ def test_reliability_diagram_on_axes():
 
 
 # -- figures of a report ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures, in the place of files."""
-    found: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure) or path)
-    return found
 
 
 SECONDS = {

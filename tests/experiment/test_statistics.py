@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.stats
 
 from bdal.datasets.named import load
-from bdal.experiment.analysis import analyse
+from bdal.experiment.analysis import analyse, as_one_family
 from bdal.experiment.directory import Row
 from bdal.experiment.statistics import (
     HIGHER,
@@ -29,6 +29,7 @@ from bdal.experiment.statistics import (
     gehan_scores,
     holm,
     interquartile_mean,
+    judge,
     labels_to,
     median_labels,
     paired_differences,
@@ -46,6 +47,7 @@ SEEDS = (5, 6, 10, 20)
 SIMULATIONS = 200
 LIMIT = int(scipy.stats.binom.ppf(0.99, SIMULATIONS, 0.05))  # 18: what 5 % may give
 LABELS = np.arange(20, 220, 20)
+PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
 
 
 # -- numbers, against scipy and by hand ------------------------------------------------------------------------------
@@ -110,6 +112,16 @@ def test_labels_to():
     assert labels_to(curve, 0.91) == Reached(80, False)
     assert labels_to({20: 1.5, 40: 0.6}, 0.6, higher_is_better=False) == Reached(40, True)
     assert labels_to({20: 1.5, 40: 0.6}, 0.5, higher_is_better=False) == Reached(40, False)
+
+
+def test_float32_does_not_miss_a_threshold_by_rounding():
+    for right in range(1, 10_001):  # of 10,000 test points
+        measured = float(np.float32(right / 10_000))
+        assert labels_to({20: measured}, right / 10_000).event
+        assert labels_to({20: measured}, right / 10_000, higher_is_better=False).event
+    assert float(np.float32(0.9)) < 0.9
+    assert not labels_to({20: float(np.float32(0.8999))}, 0.9).event
+    assert not labels_to({20: float(np.float32(0.1001))}, 0.1, higher_is_better=False).event
 
 
 def kaplan_meier(reached):
@@ -181,6 +193,9 @@ def test_differences_by_rounding_are_ties():
     assert (paired_differences(rounded, accuracy) == 0).all()
     assert len(set(np.abs(paired_differences(rounded + 0.01, accuracy)))) == 1
     assert (paired_differences(accuracy, rounded + 0.01) == -paired_differences(rounded + 0.01, accuracy)).all()
+    # a seed that diverged does not make the others ties
+    others = paired_differences([0.5, 0.6, 0.7, 0.8, 1e6], [0.4999, 0.5999, 0.6999, 0.7999, 1e6])
+    assert others == pytest.approx([1e-4] * 4 + [0], abs=1e-6)
     with pytest.raises(ValueError, match=r"found shapes \(2,\) and \(3,\)"):
         paired_differences([1, 2], [1, 2, 3])
 
@@ -250,6 +265,9 @@ def test_pairs_needed():
             holm([signed_rank(np.arange(1, n + 1))] * m).max() <= 0.05 < holm([signed_rank(np.arange(1, n))] * m).max()
         )
     assert pairs_needed() == 6
+    for m in (1, 2, 6, 45):
+        n = pairs_needed(m, correction="benjamini_hochberg")
+        assert benjamini_hochberg([2.0 ** (1 - n)] * m).max() <= 0.05 < benjamini_hochberg([2.0 ** (2 - n)] * m).max()
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
@@ -293,6 +311,30 @@ def test_no_verdict_below_the_pairs_that_it_takes(others):
         verdicts = {c.verdict for c in compare(values, reference="random", resamples=0)}
         assert verdicts == ({TOO_FEW} if others * 2 ** (1 - seeds) > 0.05 else {HIGHER})
     assert pairs_needed(others) <= 12
+
+
+def test_the_pairs_needed_are_those_of_the_correction():
+    random = {seed: 0.5 + 0.01 * seed for seed in range(6)}
+    values = {f"s{k}": {seed: value + 0.1 + 0.001 * seed for seed, value in random.items()} for k in range(6)}
+    options = {"reference": "random", "resamples": 0}
+    found = compare({**values, "random": random}, correction="benjamini_hochberg", **options)
+    assert {(c.verdict, c.needed) for c in found} == {(HIGHER, 6)}
+    assert {(c.verdict, c.needed) for c in compare({**values, "random": random}, **options)} == {(TOO_FEW, 8)}
+
+
+def test_families_that_are_judged_together():
+    rng = np.random.default_rng(0)
+    options = {"reference": "random", "resamples": 0}
+    families = [
+        compare({name: dict(enumerate(rng.normal(mean, 1, 9))) for name, mean in (("a", 2), ("random", 0))}, **options)
+        for _ in range(4)
+    ]
+    every = [c for family in families for c in family]
+    assert [c.adjusted for c in judge(every)] == holm([c.p for c in every]).tolist()
+    assert [c.needed for c in judge(every)] == [pairs_needed(4)] * 4
+    assert [c.verdict for c in judge(every)] == [HIGHER if a <= 0.05 else SAME for a in holm([c.p for c in every])]
+    assert [judge(family) for family in families] == families
+    assert judge([]) == []
 
 
 def test_bca_decides_nothing():
@@ -377,6 +419,15 @@ def test_power_by_simulation(pairs, effect, comparisons):
     assert seen == pytest.approx(expected, abs=0.04)
 
 
+def test_power_of_many_comparisons_is_too_high_by_as_much_as_the_page_says():
+    draws = np.random.default_rng(0).normal(1.5, 1, (4000, 12))
+    ranks = scipy.stats.rankdata(np.abs(draws), axis=1) * np.sign(draws)
+    seen = np.mean([sign_flip([int(rank) for rank in line]) <= 0.05 / 45 for line in ranks])
+    assert wilcoxon_power([12], 1.5, comparisons=45)[0] == pytest.approx(0.70, abs=0.01)
+    assert seen == pytest.approx(0.62, abs=0.02)
+    assert "12 pairs, gap / sd 1.5: 0.70, simulated 0.62" in PAGE
+
+
 def test_seeds_needed_is_the_first_number_with_that_power():
     for gap, sd, comparisons in [(0.01, 0.02, 1), (0.02, 0.01, 1), (0.02, 0.02, 5), (0.003, 0.02, 1)]:
         n = seeds_needed(gap, sd, comparisons=comparisons)
@@ -440,18 +491,29 @@ def different(comparisons) -> bool:
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_what_does_not_differ_is_not_called_different(seeds):
-    """Random against random with other keys: one comparison at 5 %, and families of three and of six, by Holm."""
+    """Random against random with other keys: one comparison at 5 %, and by Holm three against random, their pairs, the
+    nine of three thresholds, and the six against random that the lead of a report on two posteriors holds.
+    """
     rng = np.random.default_rng(seeds)
-    alarms = {"one": 0, "against random": 0, "all pairs": 0, "labels to 85 %": 0}
+    alarms = {"one": 0, "against random": 0, "pairs": 0, "labels to 85 %": 0, "labels to three": 0, "two posteriors": 0}
     for _ in range(SIMULATIONS):
         one = analyse(simulate(rng, seeds, ["random", "other"]), "mc_dropout", thresholds=(0.85,), resamples=0, gaps=())
-        many = analyse(
-            simulate(rng, seeds, ["random", "a", "b", "c"]), "mc_dropout", thresholds=(), resamples=0, gaps=()
+        many, again = (
+            analyse(
+                simulate(rng, seeds, ["random", "a", "b", "c"]),
+                "mc_dropout",
+                thresholds=(0.8, 0.85, 0.9),
+                resamples=0,
+                gaps=(),
+            )
+            for _ in range(2)
         )
         alarms["one"] += different(one.against)
         alarms["labels to 85 %"] += different(one.thresholds)
         alarms["against random"] += different(many.against)
-        alarms["all pairs"] += different(many.pairs)
+        alarms["pairs"] += different(many.pairs)
+        alarms["labels to three"] += different(many.thresholds)
+        alarms["two posteriors"] += any(different(found.against) for found in as_one_family([many, again]))
     assert max(alarms.values()) <= LIMIT, alarms
     if seeds == 5:
         assert set(alarms.values()) == {0}
@@ -467,6 +529,20 @@ def test_a_rule_that_raises_false_alarms_is_found_out():
         (found,) = analyse(simulate(rng, 5, ["random", "other"]), "mc_dropout", resamples=999, gaps=()).against
         alarms += not found.bca.low <= 0 <= found.bca.high
     assert alarms > LIMIT
+
+
+def test_posteriors_that_are_judged_apart_are_found_out():
+    """The same simulation convicts the rule "different if it is so in the family of any posterior", of four."""
+    rng = np.random.default_rng(0)
+    apart = together = 0
+    for _ in range(SIMULATIONS):
+        found = [
+            analyse(simulate(rng, 10, ["random", "other"]), "mc_dropout", resamples=0, gaps=(), thresholds=())
+            for _ in range(4)
+        ]
+        apart += any(different(analysis.against) for analysis in found)
+        together += any(different(analysis.against) for analysis in as_one_family(found))
+    assert together <= LIMIT < apart
 
 
 @pytest.mark.parametrize(("seeds", "strategies"), [(6, 2), (10, 4), (20, 4)])
@@ -555,7 +631,7 @@ def test_analyse():
         assert entry.interquartile_mean == pytest.approx(np.sort(areas[entry.strategy])[2:6].mean())
         assert entry.interquartile_mean_range.low < entry.interquartile_mean < entry.interquartile_mean_range.high
     assert {c.strategy for c in found.against} == {"a", "b"}
-    assert len(found.pairs) == 3
+    assert [(c.strategy, c.reference) for c in found.pairs] == [("b", "a")]  # one verdict a pair
     better = next(c for c in found.against if c.strategy == "b")
     assert better.verdict == HIGHER
     assert better.p == pytest.approx(scipy.stats.wilcoxon(areas["b"], areas["random"], method="exact").pvalue)
@@ -606,6 +682,86 @@ def test_what_has_not_finished_is_left_out_and_named():
         analyse(rows, "mc_dropout", finished=())
 
 
+def test_what_was_planned_and_has_no_curve_is_left_out_and_named():
+    rows = [r for r in simulate(np.random.default_rng(0), 7, ["random", "a"]) if (r.strategy, r.seed) != ("a", 6)]
+    planned = [(name, seed) for name in ("random", "a", "b") for seed in range(7)]
+    for finished in (None, {(row.strategy, row.seed) for row in rows}):
+        found = analyse(rows, "mc_dropout", finished=finished, planned=planned)
+        assert found.left_out == (("a", 6), *(("b", seed) for seed in range(7)))
+    assert analyse(rows, "mc_dropout", planned=[("a", 0)]).left_out == ()
+    gone = analyse(rows, "mc_dropout", finished=[("a", seed) for seed in range(6)], planned=planned)
+    assert (gone.asked, gone.reference, gone.against) == ("random", None, ())
+    assert ("random", 3) in gone.left_out
+
+
+def test_strategies_without_a_seed_in_common():
+    rows = simulate(np.random.default_rng(0), 8, ["random", "a", "b"])
+    rows = [r for r in rows if r.strategy == "a" or (r.seed < 4) == (r.strategy == "b")]
+    found = analyse(rows, "mc_dropout")
+    assert found.unpaired == ("b",)
+    assert [(c.strategy, c.pairs) for c in found.against] == [("a", 4)]
+    assert {(c.strategy, c.reference) for c in found.pairs} <= {("a", "b"), ("b", "a")}
+
+
+def test_who_ends_first_is_named_and_one_label_count_bears_no_verdict():
+    rows = simulate(np.random.default_rng(0), 8, ["random", "a"], gap=0.3)
+    whole = analyse(rows, "mc_dropout")
+    assert (whole.high, whole.end, whole.shortest, whole.against[0].verdict) == (200, 200, (), HIGHER)
+    cut = [r for r in rows if (r.strategy, r.seed) != ("a", 3) or r.labels <= 60]
+    found = analyse(cut, "mc_dropout")
+    assert (found.low, found.high, found.end, found.shortest) == (20, 60, 200, (("a", 3),))
+    assert len(found.against) == 1
+    early = [r for r in rows if r.labels <= 100]
+    assert analyse(early, "mc_dropout").shortest == ()
+    assert len(analyse(early, "mc_dropout", end=200).shortest) == 16
+    one = analyse([r for r in rows if (r.strategy, r.seed) != ("a", 3) or r.labels <= 20], "mc_dropout")
+    assert (one.low, one.high, one.shortest) == (20, 20, (("a", 3),))
+    assert (one.against, one.pairs, one.needed) == ((), (), ())
+
+
+def test_the_tests_at_all_thresholds_are_one_family():
+    rows = simulate(np.random.default_rng(2), 8, ["random", "a", "b"], gap=0.03)
+    tests = [t for t in analyse(rows, "mc_dropout", thresholds=(0.8, 0.85, 0.9)).thresholds if t.pairs]
+    assert len(tests) == 6
+    assert [t.adjusted for t in tests] == holm([t.p for t in tests]).tolist()
+    # 7 pairs bear two comparisons, not the four of two thresholds
+    few = simulate(np.random.default_rng(2), 7, ["random", "a", "b"], gap=0.03)
+    for thresholds, verdict in (((0.85,), False), ((0.8, 0.85), True)):
+        found = analyse(few, "mc_dropout", thresholds=thresholds).thresholds
+        assert all((t.verdict == TOO_FEW) == verdict for t in found if t.pairs)
+
+
+def test_posteriors_are_one_family():
+    rng = np.random.default_rng(4)
+    every = [analyse(simulate(rng, 8, ["random", *names], 0.04), "mc_dropout", resamples=0) for names in ("ab", "c")]
+    together = as_one_family(every)
+    found = [c for analysis in together for c in analysis.against]
+    assert [c.adjusted for c in found] == holm([c.p for analysis in every for c in analysis.against]).tolist()
+    assert {analysis.family for analysis in together} == {(3, 2)}
+    assert {c.needed for c in found} == {7}
+    for before, after in zip(every, together, strict=True):
+        assert (after.pairs, after.thresholds, after.standings) == (before.pairs, before.thresholds, before.standings)
+        for need in after.needed:
+            assert need.visible == visible_gap(8, need.sd, comparisons=3)
+            assert [seeds.expected for seeds in need.gaps] == [
+                seeds_needed(gap, need.sd, comparisons=3) for gap in (0.005, 0.01, 0.02, 0.05)
+            ]
+    assert as_one_family(every[:1]) == every[:1]
+    assert as_one_family([]) == []
+
+
+def test_a_median_that_one_seed_alone_came_to():
+    rows = [
+        Row("p", "random", seed, n, 0, 0.5 + 0.01 * n * (seed == 0), 1.0, 0.5, 0.1)
+        for seed in range(5)
+        for n in ((20, 40, 60) if seed == 0 else (20, 40))
+    ]
+    (found,) = analyse(rows, "p", thresholds=(1.1,)).thresholds
+    assert (found.median, found.reached, found.ended, found.seeds) == (60, 1, 4, 5)
+    (found,) = analyse(rows, "p", thresholds=(0.6,)).thresholds
+    assert (found.median, found.reached, found.ended) == (None, 1, 0)
+
+
 def test_few_or_lonely():
     one = analyse(simulate(np.random.default_rng(0), 1, ["random", "a"]), "mc_dropout")
     assert one.against[0].verdict == TOO_FEW
@@ -619,11 +775,10 @@ def test_few_or_lonely():
 
 
 def test_the_page_runs_and_its_numbers_are_those_of_the_code():
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
-    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
     exec(block, {})  # noqa: S102
     for name, comparisons in (("one comparison", 1), ("six comparisons", 6)):
-        numbers = re.search(rf"^\| {name} \|(.*)\|$", page, re.M)
+        numbers = re.search(rf"^\| {name} \|(.*)\|$", PAGE, re.M)
         assert numbers is not None
         effects = (2, 1.5, 1, 0.75, 0.5)
         expected = [seeds_needed(effect, 1, comparisons=comparisons) for effect in effects]

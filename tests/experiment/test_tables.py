@@ -8,16 +8,19 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from bdal.experiment.analysis import analyse
+from bdal.experiment.analysis import analyse, as_one_family
 from bdal.experiment.directory import Row
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, seeds_needed
 from bdal.experiment.tables import (
     as_markdown,
+    best_two,
     caption,
+    cells,
     comma_separated,
     comparison_table,
     conclusion,
     labels_table,
+    labels_text,
     markdown,
     notes,
     pairs_table,
@@ -128,16 +131,41 @@ def test_what_is_not_finished_is_left_out():
     margin = next(entry for entry in summarise(rows).entries if entry.strategy == "margin")
     assert (margin.accuracy, margin.area, margin.difference, margin.nll) == (None, None, None, None)
     assert margin.half_accuracy is not None
-    assert markdown(summarise(rows)).count("–") == 2 * (1 + 5)
+    _, lines = cells(summarise(rows))
+    assert sum(line.count("–") for line in lines) == 2 * (1 + 5)
+    assert "–: not every seed of the strategy has come to these labels." in caption(summarise(rows))
+    assert "–" not in caption(summarise(make_rows()))
 
     unpaired = [row for row in make_rows() if (row.strategy, row.seed) != ("random", 3)]
     margin = next(entry for entry in summarise(unpaired).entries if entry.strategy == "margin")
     assert margin.area is not None
     assert margin.difference is None
     assert caption(summarise(unpaired)).startswith("3 to 4 seeds; ")
+    assert caption(summarise(unpaired)).endswith(" – vs random: not every seed has a run of random that has.")
 
     alone = [row for row in make_rows() if row.strategy != "random"]
     assert all(entry.difference is None for entry in summarise(alone).entries)
+
+
+def test_label_counts_that_differ_are_joined_by_lines():
+    # where abstentions cost nothing a round brings 17 to 20 labels: no two runs have one label count but the first
+    def line(strategy, seed, counts, slope):
+        return [Row("mc_dropout", strategy, seed, n, 25, slope * n, 1 - slope * n, 0.5, 0.1) for n in counts]
+
+    rows = line("random", 0, (20, 37, 57, 77, 97), 0.008) + line("random", 1, (20, 40, 58, 78, 98), 0.008)
+    rows += line("margin", 0, (20, 39, 59, 79, 99), 0.01) + line("margin", 1, (20, 38, 56, 76, 95), 0.01)
+    rows += line("slow", 0, (20, 39, 55), 0.009) + line("slow", 1, (20, 39), 0.009)  # a rule stopped it early
+    summary = summarise(rows)
+    assert (summary.half, summary.last, summary.between) == (40, 95, True)  # 95: random and margin have come to it
+    entries = {entry.strategy: entry for entry in summary.entries}
+    for name, slope in (("random", 0.008), ("margin", 0.01)):
+        assert entries[name].half_accuracy == pytest.approx((slope * summary.half, 0))
+        assert entries[name].accuracy == pytest.approx((slope * 95, 0))
+        assert entries[name].area == pytest.approx((slope * (20 + 95) / 2, 0))
+        assert entries[name].nll == pytest.approx((1 - slope * 95, 0))
+    assert entries["margin"].difference == pytest.approx((0.002 * 57.5, 0), abs=1e-9)
+    assert entries["slow"][4:] == (None,) * 5
+    assert "Between their label counts curves are straight lines. –: not every seed" in caption(summary)
 
 
 def test_nothing_to_summarise():
@@ -242,7 +270,8 @@ def test_comparison_table_says_what_was_found(analysis):
     assert margin[4:] == ["10 of 10", "0.002", "0.006", HIGHER]
     assert copy[2:] == ["+0.00 [+0.00, +0.00]", "–", "0 of 10", "1.000", "1.000", SAME]
     assert bald[4:] == ["0 of 10", "0.002", "0.006", LOWER]
-    assert [line[-1] for line in pairs_table(analysis)[1]] == [HIGHER, HIGHER, HIGHER, SAME, HIGHER, HIGHER]
+    names = [(line[0], line[1], line[-1]) for line in pairs_table(analysis)[1]]
+    assert names == [("margin", "copy", HIGHER), ("margin", "bald", HIGHER), ("copy", "bald", HIGHER)]
 
 
 def test_penalty_and_labels_and_seeds_tables(analysis):
@@ -260,7 +289,8 @@ def test_penalty_and_labels_and_seeds_tables(analysis):
     assert at_90["margin"][-1] in ("fewer labels", SAME)
 
     heads, lines = seeds_table(analysis)
-    assert heads[-4:] == ["for 0.5", "for 1", "for 2", "for 5"]
+    assert heads[2:4] == ["sd of differences (points)", "visible gap (points)"]
+    assert heads[-4:] == ["for 0.5 points", "for 1 point", "for 2 points", "for 5 points"]
     need = analysis.needed[0]
     ends = [seeds_needed(0.005, sd, comparisons=3) for sd in (need.sd, *need.sd_range)]
     assert lines[0][4] == f"{ends[0]} ({ends[1]} to {ends[2]})"
@@ -277,11 +307,12 @@ def test_standings_table(analysis):
 def test_conclusion(analysis):
     text = conclusion(analysis)
     assert text.startswith(
-        "Area under accuracy from 20 to 120 labels, mc_dropout, 10 paired seeds: higher than random: margin; "
+        "Area under accuracy from 20 to 120 labels, MC dropout, 10 paired seeds: higher than random: margin; "
     )
     assert "lower than random: bald; cannot be told apart from it: copy" in text
     assert "5 % after Holm's correction for 3 comparisons" in text
-    assert "no proof that they are equal" in text
+    assert text.endswith(" The results of copy and random are identical on every seed.")
+    assert "no proof" not in text
 
     few = conclusion(analyse(made(5, {"random": 0.0, "margin": 0.3}), "mc_dropout"))
     assert "5 paired seeds are too few to tell any strategy from random" in few
@@ -291,7 +322,7 @@ def test_conclusion(analysis):
     assert "needs 7 pairs to reach 5 % after Holm's correction for 2 comparisons" in conclusion(more)
     assert {verdict(found) for found in more.against} == {f"{TOO_FEW} (7 needed)"}
     assert "1 paired seed is too few" in conclusion(analyse(made(1, {"random": 0.0, "a": 0.3}), "mc_dropout"))
-    assert conclusion(analyse(made(6, {"a": 0.3, "b": 0.2}), "mc_dropout")) == ""
+    assert conclusion(analyse(made(6, {"random": 0.3}), "mc_dropout")) == ""
 
     rows = made(7, {"random": 0.0, "a": 0.1})
     left = conclusion(analyse(rows, "mc_dropout", finished={(r.strategy, r.seed) for r in rows} - {("a", 3)}))
@@ -299,19 +330,103 @@ def test_conclusion(analysis):
     assert left.endswith("Left out, not finished: 1 seed of a.")
 
 
+def noisy(seeds, gains, counts=(20, 60, 120), noise=0.01) -> list[Row]:
+    rng = np.random.default_rng(1)
+    return [
+        row._replace(accuracy=row.accuracy + rng.normal(0, noise)) for row in made(seeds, gains) if row.labels in counts
+    ]
+
+
+def test_conclusion_says_what_gap_would_be_missed():
+    found = analyse(noisy(10, {"random": 0.0, "same": 0.0}), "mc_dropout")
+    text = conclusion(found)
+    assert f"a gap of {100 * found.needed[0].visible:.1f} points would be missed about one time in five." in text
+    assert "identical" not in text
+
+
+def test_conclusion_says_what_is_missing():
+    rows = made(7, {"random": 0.0, "a": 0.1, "b": 0.2})
+    planned = {(row.strategy, row.seed) for row in rows}
+    going = conclusion(
+        analyse(rows, "mc_dropout", finished={at for at in planned if at[0] != "random"}, planned=planned)
+    )
+    assert going.endswith(
+        "from 20 to 120 labels, MC dropout: no seed of random has finished, so no strategy is compared with it. "
+        "Left out, not finished: 7 seeds of random."
+    )
+    none = conclusion(analyse([row for row in rows if row.strategy != "random"], "mc_dropout"))
+    assert none.endswith("MC dropout: there is no random, so no strategy is compared with it.")
+    only = conclusion(analyse(rows, "mc_dropout", finished={("random", 0)}, planned=planned))
+    assert "there is nothing yet to compare with random. Left out, not finished: 20 seeds of a, b and random." in only
+
+    apart = [row for row in rows if (row.seed < 3) == (row.strategy == "random") or row.strategy == "a"]
+    text = conclusion(analyse(apart, "mc_dropout"))
+    assert "3 paired seeds are too few to tell any strategy from random" in text
+    assert text.endswith(" Without a seed in common with random, so not compared: b.")
+    alone = conclusion(analyse([row for row in apart if row.strategy != "a"], "mc_dropout"))
+    assert alone.endswith("MC dropout: no verdict. Without a seed in common with random, so not compared: b.")
+
+
+def test_conclusion_names_who_ended_early():
+    rows = made(8, {"random": 0.0, "a": 0.1})
+    cut = [row for row in rows if (row.strategy, row.seed) != ("a", 3) or row.labels <= 60]
+    text = conclusion(analyse(cut, "mc_dropout"))
+    assert text.startswith(
+        "Area under accuracy from 20 to 60 labels, MC dropout, 8 paired seeds: higher than random: a"
+    )
+    assert text.endswith(" The comparison ends at 60 of 120 labels, where a (seed 3) ended.")
+    cut = [row for row in rows if row.strategy != "a" or row.seed == 0 or row.labels <= 20]
+    assert conclusion(analyse(cut, "mc_dropout")) == (
+        "MC dropout: 20 labels are all that the runs have in common; no verdict. The comparison ends at 20 of 120 "
+        "labels, where a (seed 1), a (seed 2), a (seed 3) and 4 more ended."
+    )
+
+
+def test_whether_the_best_two_can_be_told_apart():
+    def best(rows, **options):
+        return best_two(analyse(rows, "mc_dropout", **options))
+
+    assert best(made(8, {"random": 0.0, "a": 0.1, "b": 0.2})) == (
+        "the two can be told apart (exploratory, by the table of pairs)"
+    )
+    assert best(made(8, {"random": 0.0, "a": 0.1})) == "the two can be told apart"
+    assert best(made(8, {"random": 0.2, "a": 0.1, "b": 0.0})) == "the two can be told apart"
+    assert best(noisy(8, {"random": -0.2, "a": 0.1, "b": 0.1})) == "the two cannot be told apart"
+    assert best(made(5, {"random": 0.0, "a": 0.1, "b": 0.2})) == "too few seeds to tell the two apart (6 needed)"
+    apart = [row for row in made(8, {"a": 0.1, "b": 0.2}) if (row.seed < 4) == (row.strategy == "a")]
+    assert best(apart) == "the two have no seed in common"
+    assert best([row for row in made(8, {"random": 0.0, "a": 0.1}) if row.labels == 20]) == ""
+    assert best(made(8, {"random": 0.1})) == ""
+
+
+def test_a_median_says_how_many_seeds_are_behind_it():
+    rows = [row for row in made(5, {"random": 0.0}) if row.seed == 0 or row.labels < 120]
+    (line,) = analyse(rows, "mc_dropout", thresholds=(0.8,)).thresholds
+    assert labels_text(line) == "120 (1 of 5 seeds, 4 ended before)"
+
+
 def test_conclusions_stand_below_the_table_of_a_run():
-    rows = made(6, {"random": 0.0, "margin": 0.1}) + made(6, {"random": 0.0, "margin": -0.1}, "deep_ensemble")
+    rows = made(7, {"random": 0.0, "margin": 0.1}) + made(7, {"random": 0.0, "margin": -0.1}, "deep_ensemble")
     summary = summarise(rows)
-    assert [text.split(", ")[1] for text in summary.conclusions] == ["mc_dropout", "deep_ensemble"]
+    assert [text.split(", ")[1] for text in summary.conclusions] == ["MC dropout", "deep ensemble"]
     assert "higher than random: margin" in summary.conclusions[0]
     assert "lower than random: margin" in summary.conclusions[1]
+    for text in summary.conclusions:  # one family: 7 pairs it takes, where one posterior takes 6
+        assert "5 % after Holm's correction for 2 comparisons under 2 posteriors" in text
     assert markdown(summary).endswith("\n\n".join([caption(summary), *summary.conclusions]) + "\n")
     text = io.StringIO()
     Console(file=text, width=120).print(rich_table(summary, 120))
     assert "higher than random: margin" in " ".join(text.getvalue().split())
-    # a strategy that has not come to the end on every seed is no part of it
-    going = [row for row in rows if (row.strategy, row.seed, row.labels) != ("margin", 2, 120)]
-    assert summarise(going).conclusions == ()
+    six = summarise([row for row in rows if row.seed < 6]).conclusions
+    assert all("6 paired seeds are too few to tell any strategy" in text for text in six)
+    # one that has not come to the end shortens the comparison, and is named
+    going = [
+        row for row in rows if (row.posterior, row.strategy, row.seed, row.labels) != ("mc_dropout", "margin", 2, 120)
+    ]
+    first, second = summarise(going).conclusions
+    assert first.startswith("Area under accuracy from 20 to 60 labels")
+    assert first.endswith("The comparison ends at 60 of 120 labels, where margin (seed 2) ended.")
+    assert second.startswith("Area under accuracy from 20 to 120 labels")
 
 
 def test_notes_warn_of_few_seeds(analysis):
@@ -321,3 +436,8 @@ def test_notes_warn_of_few_seeds(analysis):
     assert "mean of NLL over 20 to 120 labels" in notes(few)[0]
     assert comparison_table(few)[0][2] == "− random"
     assert labels_table(few)[1] == []
+    joined = " ".join(notes(analysis))
+    assert "with Holm's correction for 3 comparisons, as the verdicts have it" in joined
+    assert "Chance gives about 0.017: half of the level" in joined  # at two of three label counts
+    (two, _) = as_one_family([analysis, analysis])
+    assert "with Holm's correction for 6 comparisons under 2 posteriors" in " ".join(notes(two))

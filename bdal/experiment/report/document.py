@@ -131,6 +131,11 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
+def _units(text: str) -> str:
+    """Numbers that the end of a line does not part from their %."""
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", text)
+
+
 # -- Markdown --------------------------------------------------------------------------------------------------------
 
 
@@ -231,5 +236,5 @@ def _template():
 
     text = resources.files("bdal.experiment.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["minus"] = _minus
+    environment.filters |= {"minus": _minus, "units": _units}
     return environment.from_string(text)

@@ -7,7 +7,7 @@ Their runs are told apart by (posterior, strategy, seed), and by the fields in w
 import json
 import os
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ import yaml
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable
 from bdal.experiment.directory import Row, SeedRun
-from bdal.experiment.tables import order
+from bdal.experiment.report.words import both
+from bdal.experiment.tables import order, title
 
 Key = tuple[str, str]  # posterior, strategy
 
@@ -59,6 +60,7 @@ class Group(NamedTuple):
     runs: list[SeedRun]
     rows: list[Row]
     planned: dict[Key, list[int]]  # seeds of each (posterior, strategy)
+    twice: list[str]  # of runs that lie in two directories: what was done about it, a sentence each
 
     def runs_of(self, key: Key) -> list[SeedRun]:
         """Those of one (posterior, strategy), by seed."""
@@ -95,20 +97,32 @@ def gather(paths: Sequence[Path]) -> list[Group]:
 
 
 def merge(sources: list[Source]) -> Group:
-    """Sources as one run."""
-    names = _posterior_names(sources)
-    runs: list[SeedRun] = []
-    rows: list[Row] = []
+    """Sources as one run. A run that lies in several with the same ledger is one run."""
+    names, twice = _posterior_names(sources)
+    kept: dict[tuple[str, str, int], tuple[str, SeedRun]] = {}
     planned: dict[Key, set[int]] = defaultdict(set)
+    copies = set()
     for source in sources:
-        runs += [run._replace(posterior=names[source.name, run.posterior]) for run in source.runs]
-        rows += [row._replace(posterior=names[source.name, row.posterior]) for row in source.rows]
+        for run in source.runs:
+            key = names[source.name, run.posterior], run.strategy, run.seed
+            if key in kept and run.events and kept[key][1].events:
+                copies.add(key)
+            elif key not in kept or run.events:
+                kept[key] = source.name, run._replace(posterior=key[0])
         for (posterior, strategy), seeds in source.planned.items():
             planned[names[source.name, posterior], strategy] |= seeds
+    rows = [
+        row._replace(posterior=names[source.name, row.posterior])
+        for source in sources
+        for row in source.rows
+        if kept[names[source.name, row.posterior], row.strategy, row.seed][0] == source.name
+    ]
+    if copies:
+        lie = "1 run lies" if len(copies) == 1 else f"{len(copies)} runs lie"
+        twice.append(f"{lie} in more than one directory with the same ledger, to be counted once.")
     keys = sorted(planned, key=lambda key: (order(key[0]), key[1] == "random", key[1]))
-    return Group(
-        sources, sorted(runs, key=lambda run: run[:3]), sorted(rows), {key: sorted(planned[key]) for key in keys}
-    )
+    runs = sorted((run for _, run in kept.values()), key=lambda run: run[:3])
+    return Group(sources, runs, sorted(rows), {key: sorted(planned[key]) for key in keys}, twice)
 
 
 # -- one directory ---------------------------------------------------------------------------------------------------
@@ -194,10 +208,11 @@ def _data_and_labels(source: Source) -> str:
     return json.dumps([data, source.tree.get("labels", {})], sort_keys=True, default=str)
 
 
-def _posterior_names(sources: list[Source]) -> dict[tuple[str, str], str]:
+def _posterior_names(sources: list[Source]) -> tuple[dict[tuple[str, str], str], list[str]]:
     """What each source's posteriors are called: by the fields in which configs differ, then by the directory's name.
 
-    Only runs of one config may be read as the seeds of one experiment.
+    Only runs of one config may be read as the seeds of one experiment, and a seed of it has one result: where two
+    directories have two, they are kept apart, and the sentences say which seeds these are.
     """
     settings = {
         (source.name, posterior): _settings(source, posterior)
@@ -210,14 +225,24 @@ def _posterior_names(sources: list[Source]) -> dict[tuple[str, str], str]:
         paths = [path for path in own if any(other.get(path) != own[path] for other in others)]
         said = ", ".join(f"{path} {own[path]}" for path in paths)
         names[name, posterior] = f"{posterior} ({said})" if said else posterior
-    taken = Counter(
-        (names[source.name, posterior], strategy, seed)
-        for source in sources
-        for (posterior, strategy), seeds in source.planned.items()
-        for seed in seeds
-    )
-    twice = {posterior for (posterior, _, _), count in taken.items() if count > 1}
-    return {key: f"{name} in {key[0]}" if name in twice else name for key, name in names.items()}
+    ledgers: dict[tuple[str, str], dict[int, dict[bytes, list[str]]]] = defaultdict(dict)
+    for source in sources:
+        for run in source.runs:
+            if run.events:
+                seeds = ledgers[names[source.name, run.posterior], run.strategy]
+                content = (run.folder / "ledger.jsonl").read_bytes()
+                seeds.setdefault(run.seed, {}).setdefault(content, []).append(source.name)
+    apart, said = set(), []
+    for (posterior, strategy), seeds in sorted(ledgers.items()):
+        if clash := {seed: found for seed, found in sorted(seeds.items()) if len(found) > 1}:
+            apart.add(posterior)
+            where = dict.fromkeys(name for found in clash.values() for names in found.values() for name in names)
+            number = f"seed{'s' if len(clash) > 1 else ''} {both(map(str, clash))}"
+            said.append(
+                f"{strategy} under {title(posterior)}, {number}: {both(where)} have different ledgers, so the "
+                f"directories are kept apart where they use {title(posterior)}."
+            )
+    return {key: f"{name} in {key[0]}" if name in apart else name for key, name in names.items()}, said
 
 
 def _settings(source: Source, posterior: str) -> dict[str, Any]:

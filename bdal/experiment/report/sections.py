@@ -6,13 +6,14 @@ Plain functions of a `Group`, each a section. What the strategies asked for is i
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bdal.experiment import config, figures, tables
-from bdal.experiment.analysis import Analysis, analyse
+from bdal.experiment.analysis import Analysis, analyse, as_one_family
 from bdal.experiment.report import queried
 from bdal.experiment.report.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source, merge
@@ -88,7 +89,6 @@ def _setting(group: Group, pool: Pool) -> str:
     strategies = list(
         dict.fromkeys(strategy for _, strategy in sorted(group.planned, key=lambda key: key[1] == "random"))
     )
-    seeds = sorted({seed for every in group.planned.values() for seed in every})
     members = {
         str(entry.get("posterior")): entry.get("members")
         for source in group.sources
@@ -106,12 +106,22 @@ def _setting(group: Group, pool: Pool) -> str:
     return (
         f"{where if len(group.sources) > 1 else ''}"
         f"{capital(number(len(strategies)))} query {'strategy' if len(strategies) == 1 else 'strategies'} "
-        f"({', '.join(strategies)}) under {both(under)}, on {_data(group, pool)}, over "
-        f"{several(len(seeds), 'seed') if len(seeds) == 1 else f'{len(seeds)} paired seeds'}. "
+        f"({', '.join(strategies)}) under {both(under)}, on {_data(group, pool)}, over {_seeds(group)}. "
         f"A run starts from {labels['initial']} {first} labels, buys {query['size']} a round, and may pay for "
         f"{labels['budget']}: {labels['budget'] - validation} to train on and {validation} for validation."
         f"{' People answer.' if labels['oracle'] == 'people' else ''}"
     )
+
+
+def _seeds(group: Group) -> str:
+    """How many seeds there are, and how many of them are paired: those that all strategies of a posterior have."""
+    by_name = [[set(seeds) for key, seeds in group.planned.items() if key[0] == name] for name in group.posteriors]
+    every = set().union(*(seeds for strategies in by_name for seeds in strategies))
+    paired = [len(set.intersection(*strategies)) for strategies in by_name]
+    if all(seeds == strategies[0] for strategies in by_name for seeds in strategies):
+        return "1 seed" if len(every) == 1 else f"{span(paired)} paired seeds"
+    shared = f"{span(paired)} of them" if any(paired) else "none of them"
+    return f"{several(len(every), 'seed')}, {shared} paired, that is, with runs of all strategies"
 
 
 def _data(group: Group, pool: Pool) -> str:
@@ -156,20 +166,24 @@ def _how_far(group: Group) -> str:
     return f"{len(states) - len(still_open)} of {len(states)} runs are finished; the others have come to {rounds}."
 
 
-def _outcome(analyses: Mapping[str, Any]) -> list[str]:
+def _outcome(analyses: Mapping[str, tuple[Analysis | None, bool]]) -> list[str]:
     """The best strategy of each posterior, and whether that can be concluded."""
     texts = []
     for posterior, (analysis, so_far) in analyses.items():
-        if analysis is None or len(analysis.standings) < 2:
+        if analysis is None:
             continue
-        best, second = analysis.standings[:2]
-        until = f" so far, over the first {analysis.high} labels," if so_far else ""
-        texts.append(
-            f"{capital(title(posterior))}: {best.strategy} has{until} the largest area under the accuracy curve, "
-            f"{100 * best.area.mean:.1f} % on average over the label axis, {second.strategy} the second largest, "
-            f"{100 * second.area.mean:.1f} %. {tables.conclusion(analysis)}".rstrip()
-        )
-    return texts
+        best = ""
+        if len(analysis.standings) > 1 and analysis.low < analysis.high:
+            first, second = analysis.standings[:2]
+            until = f" so far, over the first {analysis.high} labels," if so_far else ""
+            apart = tables.best_two(analysis)
+            best = (
+                f"{capital(title(posterior))}: {first.strategy} has{until} the largest area under the accuracy curve, "
+                f"{100 * first.area.mean:.1f} % on average over the label axis, {second.strategy} the second largest, "
+                f"{100 * second.area.mean:.1f} %{f'; {apart}' if apart else ''}. "
+            )
+        texts.append(f"{best}{tables.conclusion(analysis)}".rstrip())
+    return list(filter(None, texts))
 
 
 # -- how far ---------------------------------------------------------------------------------------------------------
@@ -194,8 +208,13 @@ def _state(group: Group, key: Key, seed: int) -> _State:
 def _planned_rounds(group: Group) -> int:
     """Rounds with which the budget is spent, the first one included."""
     labels, query = group.section("labels"), group.section("query")
-    training = labels["budget"] - round(labels["validation"] * labels["budget"])
-    return 1 + max(0, -(-(training - labels["initial"]) // query["size"]))
+    return 1 + max(0, -(-(_planned_labels(group) - labels["initial"]) // query["size"]))
+
+
+def _planned_labels(group: Group) -> int:
+    """The labels to train on with which the budget is spent."""
+    labels = group.section("labels")
+    return labels["budget"] - round(labels["validation"] * labels["budget"])
 
 
 def _progress(group: Group) -> Section:
@@ -222,6 +241,7 @@ def _progress(group: Group) -> Section:
         blocks += [
             Paragraph(f"{where}{text}; what stands before it is in this report.", note=True) for text in source.torn
         ]
+    blocks += [Paragraph(text, note=True) for text in group.twice]
     return Section("Progress", blocks)
 
 
@@ -241,11 +261,12 @@ def _curves(group: Group, draw: Draw) -> Section:
         bands = (
             "bands 95 % Student t intervals of that mean, not corrected for the number of strategies or label counts"
         )
+        what = "Accuracy, negative log-likelihood (NLL, nats) and expected calibration error (ECE, 15 bins)"
         caption = (
-            f"Accuracy, NLL (nats) and ECE (15 bins) on {data} against training labels. "
+            f"{what} on {data} against training labels. "
             f"Lines are means over {span(seeds)} seeds, as far as all seeds of a strategy have come; {bands}."
             if max(seeds) > 1
-            else f"Accuracy, NLL (nats) and ECE (15 bins) on {data} against training labels, of one seed: no intervals."
+            else f"{what} on {data} against training labels, of one seed: no intervals."
         )
         name = f"curves_{start // PANELS + 1}" if start else "curves"
         blocks.append(draw(name, f"Learning curves. {_ends(rows)}", caption, figures.learning_curves, rows))
@@ -268,16 +289,22 @@ def _ends(rows: list) -> str:
 
 
 def _analyses(group: Group) -> dict[str, tuple[Analysis | None, bool]]:
-    """Of each posterior the statistics, and whether they are of runs that go on, as none has finished."""
-    analyses = {}
+    """Of each posterior the statistics, and whether they are of runs that go on, as none has finished.
+
+    The comparisons with random under all posteriors are one family.
+    """
+    found, going = {}, {}
     for posterior in group.posteriors:
         finished = {(run.strategy, run.seed) for run in group.runs if run.posterior == posterior and run.reason}
-        try:
-            found = analyse(group.rows, posterior, finished=finished or None)
-        except ValueError:  # nothing evaluated, or no labels in common
-            found = None
-        analyses[posterior] = found, not finished
-    return analyses
+        planned = [(strategy, seed) for (name, strategy), seeds in group.planned.items() if name == posterior
+                   for seed in seeds]  # fmt: skip
+        going[posterior] = not finished
+        with suppress(ValueError):  # nothing evaluated, or no labels in common
+            found[posterior] = analyse(
+                group.rows, posterior, finished=finished or None, planned=planned, end=_planned_labels(group)
+            )
+    judged = dict(zip(found, as_one_family(list(found.values())), strict=True))
+    return {posterior: (judged.get(posterior), so_far) for posterior, so_far in going.items()}
 
 
 def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool]]) -> list[Section]:
@@ -320,16 +347,28 @@ def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool
 
 def _tables(analysis: Analysis) -> list[Block]:
     """Those that have something to say; long ones are folded."""
-    name, counts = tables.NAMES[analysis.metric], analysis.penalties.labels
+
+    def exploratory(tests: int) -> str:
+        return (
+            f" Exploratory, and corrected for the {several(tests, 'comparison')} of this table only." if tests else ""
+        )
+
+    name, counts, holm = tables.NAMES[analysis.metric], analysis.penalties.labels, tables.holm_text(analysis)
+    area = f"Area under {name} from {analysis.low} to {analysis.high} labels."
+    primary = f"Differences from {analysis.reference}, seed by seed{f', with {holm}' if holm else ''}."
+    tests = sum(found.pairs > 0 for found in analysis.thresholds)
+    labels = f"Labels to a threshold (seeds that came there).{exploratory(tests)}"
     matrix = f"Pairwise penalty matrix over {counts} label counts: how often the line's strategy beats the column's."
-    several_there = len(analysis.standings) > 1
+    met = analysis.penalties.matrix[~np.eye(len(analysis.standings), dtype=bool)]
+    other = f" other than {analysis.reference}" if analysis.reference else ""
+    pairs = f"Pairs of strategies{other}.{exploratory(len(analysis.pairs))}"
     kinds = [
-        (True, tables.standings_table, 1, f"Area under {name} from {analysis.low} to {analysis.high} labels."),
-        (bool(analysis.against), tables.comparison_table, 1, f"Differences from {analysis.reference}, seed by seed."),
-        (bool(analysis.thresholds), tables.labels_table, 2, "Labels to a threshold (seeds that came there)."),
+        (True, tables.standings_table, 1, area),
+        (bool(analysis.against), tables.comparison_table, 1, primary),
+        (bool(analysis.thresholds), tables.labels_table, 2, labels),
         (bool(analysis.needed), tables.seeds_table, 1, f"Seeds that it takes to see a gap in {name}."),
-        (several_there, tables.penalty_table, 1, matrix),
-        (several_there, tables.pairs_table, 2, "All pairs of strategies, as one family of tests."),
+        (analysis.low < analysis.high and np.isfinite(met).any(), tables.penalty_table, 1, matrix),
+        (bool(analysis.pairs), tables.pairs_table, 2, pairs),
     ]
     blocks: list[Block] = []
     for there, make, left, caption in kinds:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bdal.experiment.figures import TITLES
+from bdal.experiment.tables import title
 
 ONE_FIGURE = 12  # panels
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -47,16 +47,6 @@ def several(count: int, one: str, many: str | None = None) -> str:
 def capital(text: str) -> str:
     """With a capital letter first; the rest stays."""
     return text[:1].upper() + text[1:]
-
-
-def title(posterior: str) -> str:
-    """A posterior as a reader knows it; what stands behind its name stays.
-
-    >>> title("mc_dropout (training.steps 300)")
-    'MC dropout (training.steps 300)'
-    """
-    name, space, rest = posterior.partition(" ")
-    return TITLES.get(name, name) + space + rest
 
 
 def by_posterior(values: Mapping[tuple[str, str], Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -455,12 +455,57 @@ def test_other_settings_are_kept_apart_by_what_differs(tmp_path, blank):
     assert "training.steps: 300 != 600" in text
 
 
-def test_the_same_run_in_two_directories_is_kept_apart_by_their_names(tmp_path, blank):
-    make_run(tmp_path / "a" / "run")
-    make_run(tmp_path / "b" / "run")
-    _, text = read(report([tmp_path / "a" / "run", tmp_path / "b" / "run"], load_data=False))
+def change(ledger: Path) -> None:
+    """Another accuracy in the first round of a ledger."""
+    told = durable.read(ledger)
+    ledger.unlink()
+    for event in told:
+        durable.append(
+            ledger, {**event, "accuracy": 0.123} if event.get("round") == 0 and "accuracy" in event else event
+        )
+
+
+def test_the_same_run_in_two_directories_is_one_run(tmp_path, blank):
+    runs = [make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run")]
+    _, text = read(report(runs, load_data=False))
+    _, one = read(report(runs[:1], tmp_path / "one", load_data=False))
+    assert "All 4 runs are finished" in text
+    assert "4 runs lie in more than one directory with the same ledger, to be counted once." in section(
+        text, "Progress"
+    )
+    for title in ("Learning curves", "Comparison of strategies", "What was queried", "Time"):
+        assert section(text, title) == section(one, title)
+
+
+def test_another_result_of_the_same_run_is_kept_apart_and_named(tmp_path, blank):
+    runs = [make_run(tmp_path / "a" / "run"), make_run(tmp_path / "b" / "run")]
+    change(runs[1] / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl")
+    _, text = read(report(runs, load_data=False))
     reached = table(text, "What each strategy reached")[2:]
     assert {line[0] for line in reached} == {"MC dropout in a/run", "MC dropout in b/run"}
+    assert (
+        "random under MC dropout, seed 1: a/run and b/run have different ledgers, so the directories are kept apart "
+        "where they use MC dropout."
+    ) in section(text, "Progress")
+    assert "in more than one directory" not in text
+
+
+def test_seeds_that_overlap_do_not_split_a_sweep(tmp_path, blank):
+    first = make_run(tmp_path / "first", replace(SMALL, seeds=2))
+    second = make_run(tmp_path / "second", replace(SMALL, seeds=2, first_seed=1))
+    _, text = read(report([first, second], load_data=False))
+    assert "over 3 paired seeds" in text
+    assert "All 6 runs are finished" in text
+    assert "2 runs lie in more than one directory" in text
+    # a seed that is planned in both and has run in one is no clash either, wherever it is
+    (second / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl").write_bytes(b"")
+    for order in ([first, second], [second, first]):
+        (group,) = gather(order)
+        assert len(group.runs) == 6
+        assert len(group.rows) == len(set(group.rows)) == 6 * 3
+        _, text = read(report(order, tmp_path / "out", load_data=False))
+        assert "All 6 runs are finished" in text
+        assert "1 run lies in more than one directory" in text
 
 
 def test_other_labels_to_pay_for_are_not_compared(tmp_path, blank):
@@ -480,6 +525,99 @@ def test_experiments_of_one_name_are_called_by_what_differs(tmp_path, blank):
     _, text = read(report([make_run(tmp_path / "a"), make_run(tmp_path / "b", more)], load_data=False))
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["small (labels.budget 25)", "small (labels.budget 50)"]
     assert text.startswith("# small\n")
+
+
+# -- what is concluded ------------------------------------------------------------------------------------------------
+
+
+def strategies_on(seeds: int, *names: str, first_seed: int = 0, **changes) -> config.Experiment:
+    chosen = tuple(config.Strategy(name) for name in names)
+    comparisons = (replace(SMALL.comparisons[0], strategies=chosen),)
+    return replace(SMALL, seeds=seeds, first_seed=first_seed, comparisons=comparisons, **changes)
+
+
+def lead(text: str) -> str:
+    return text[: text.index("\n## ")]
+
+
+def cut(ledger: Path, rounds: int, reason: str | None = None) -> None:
+    """A ledger up to its so many first evaluations, and that it ended there."""
+    told, kept = durable.read(ledger), []
+    for event in told:
+        kept.append(event)
+        if sum(one["event"] == "evaluated" for one in kept) == rounds:
+            break
+    ledger.unlink()
+    end = [{"event": "finished", "round": rounds - 1, "reason": reason}] if reason else []
+    for event in [*kept, *end]:
+        durable.append(ledger, event)
+
+
+def test_the_lead_is_one_family_and_a_pair_has_one_verdict(tmp_path, blank):
+    one = strategies_on(6, "random", "margin", "bald").comparisons[0]
+    comparisons = (one, config.Comparison("deep_ensemble", 5, one.strategies[:2]))
+    html, text = read(report([make_run(tmp_path / "run", replace(SMALL, seeds=6, comparisons=comparisons))]))
+    said = [line for line in lead(text).split("\n\n") if "largest area" in line]
+    for line in said:
+        assert "6 paired seeds are too few to tell any strategy from random" in line  # 6 do for one comparison
+        assert "needs 7 pairs to reach 5 % after Holm's correction for 3 comparisons under 2 posteriors" in line
+    assert "; the two can be told apart (exploratory, by the table of pairs). " in said[0]
+    assert "; too few seeds to tell the two apart (7 needed). " in said[1]
+    (pairs,) = re.findall(r"\*\*(Pairs of strategies.*)\*\*", text)
+    assert pairs == (
+        "Pairs of strategies other than random. Exploratory, and corrected for the 1 comparison of this table only."
+    )
+    assert [line[:2] for line in table(text, "Pairs of strategies")[2:]] == [["bald", "margin"]]
+    assert "Differences from random, seed by seed, with Holm's correction for 3 comparisons under 2 posteriors." in text
+    assert "5\u00a0% after Holm" in html
+    assert not re.search(r"\d %", re.sub(r"<svg.*?</svg>|<pre>.*?</pre>", "", html, flags=re.DOTALL).split("<body>")[1])
+
+
+def test_the_lead_says_that_random_is_missing(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", strategies_on(6, "random", "margin", "bald"))
+    for seed in range(6):
+        cut(workdir / "mc_dropout" / "random" / f"seed_{seed}" / "ledger.jsonl", 1)
+    _, text = read(report([workdir], load_data=False))
+    assert "no seed of random has finished, so no strategy is compared with it." in lead(text)
+    assert "Left out, not finished: 6 seeds of random." in lead(text)
+    assert "Differences from random" not in text
+    # neither does a run vanish that has not begun
+    shutil.rmtree(workdir / "mc_dropout" / "random")
+    shutil.rmtree(workdir / "mc_dropout" / "bald" / "seed_2")
+    _, text = read(report([workdir], load_data=False))
+    assert "Left out, not finished: 7 seeds of bald and random." in lead(text)
+
+
+def test_strategies_on_other_seeds_are_not_called_paired(tmp_path, blank):
+    margin = make_run(tmp_path / "margin", strategies_on(4, "margin"))
+    random = make_run(tmp_path / "random", strategies_on(4, "random", first_seed=4))
+    _, text = read(report([margin, random], load_data=False))
+    assert "over 8 seeds, none of them paired, that is, with runs of all strategies." in text
+    assert "no verdict. Without a seed in common with random, so not compared: margin." in lead(text)
+    assert "told apart" not in lead(text)
+    for caption in ("Pairs of strategies", "Differences from", "Pairwise penalty", "Seeds that it takes"):
+        assert f"**{caption}" not in text
+    both = make_run(tmp_path / "both", strategies_on(2, "random", first_seed=3))
+    _, text = read(report([margin, random, both], load_data=False))
+    assert "over 8 seeds, 1 of them paired, that is, with runs of all strategies." in text
+
+
+def test_a_run_that_stops_early_is_named_and_one_label_count_bears_no_verdict(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", strategies_on(6, "random", "margin"))
+    assert "The comparison ends" not in read(report([workdir], load_data=False))[1]
+    ledger = workdir / "mc_dropout" / "margin" / "seed_3" / "ledger.jsonl"
+    cut(ledger, 2, "no_gain")
+    _, text = read(report([workdir], load_data=False))
+    assert "from 10 to 15 labels, MC dropout, 6 paired seeds: higher than random: margin" in lead(text)
+    assert "The comparison ends at 15 of 20 labels, where margin (seed 3) ended." in lead(text)
+    cut(ledger, 1, "no_gain")
+    _, text = read(report([workdir], load_data=False))
+    assert "MC dropout: 10 labels are all that the runs have in common; no verdict. The comparison" in lead(text)
+    assert "ends at 10 of 20 labels, where margin (seed 3) ended." in lead(text)
+    assert "largest area" not in text
+    assert "points would be missed" not in text
+    for caption in ("Differences from", "Pairwise penalty", "Seeds that it takes", "Pairs of"):
+        assert f"**{caption}" not in text
 
 
 def test_letters_that_the_font_lacks_are_said_to_be(tmp_path, monkeypatch):
