@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal.experiment.directory import Row, write_atomic
+from bdal.experiment.directory import Row
+from bdal.experiment.durable import write_atomic
 from bdal.experiment.tables import Interval, order, student_t, title
 
 METRICS = (("accuracy", "test accuracy"), ("nll", "test NLL (nats)"), ("ece", "test ECE"))

@@ -17,7 +17,8 @@ from rich import box
 from rich.table import Table
 
 from bdal.experiment.analysis import Analysis, Threshold, analyse, as_one_family
-from bdal.experiment.directory import Row, write_atomic
+from bdal.experiment.directory import Row
+from bdal.experiment.durable import write_atomic
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range, area, student_t
 
 Cells = tuple[list[str], list[list[str]]]  # heads, and lines of as many texts
