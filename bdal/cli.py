@@ -233,6 +233,7 @@ def _show_results(workdir: Path) -> int:
     from rich.console import Console
 
     from bdal.experiment import directory, people, tables
+    from bdal.experiment.progress import short
 
     rows = directory.results(workdir)
     if rows:
@@ -240,8 +241,8 @@ def _show_results(workdir: Path) -> int:
         if not console.is_terminal:
             console = Console(width=120)
         console.print(tables.rich_table(tables.summarise(rows), console.width))
-        print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {_short(workdir)}")
-    here = shlex.quote(str(_short(workdir)))
+        print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {short(workdir)}")
+    here = shlex.quote(str(short(workdir)))
     if wanted := people.wanted(workdir):
         print(f"{wanted}: bdal label {here}, or bdal ask {here} for files to fill in")
     elif rows:
@@ -250,21 +251,23 @@ def _show_results(workdir: Path) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from bdal.experiment.progress import short
     from bdal.experiment.report import report
 
     page = report(options.workdirs, options.out, load_data=not options.no_images)
-    print(f"{_short(page)}, the same as report.md with its figures beside it")
+    print(f"{short(page)}, the same as report.md with its figures beside it")
     return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from bdal.experiment.progress import short
     from bdal.experiment.sweep import run_locally, sweep
 
     points = sweep(
         options.config, options.overrides, grid=options.grid, seeds=options.seeds, seeds_per_run=options.seeds_per_run,
         root=options.root,
     )  # fmt: skip
-    root = _short(points.root)
+    root = short(points.root)
     print(f"{len(points.commands)} runs: {root / 'commands.txt'}")
     code = run_locally(points, options.workers) if options.workers else 0
     if code == 0:
@@ -339,8 +342,3 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _short(path: Path) -> Path:
-    """A path as a person would say it: from here, if it is below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

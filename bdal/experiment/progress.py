@@ -1,6 +1,7 @@
 """What a run is doing, as it does it: a live display on a terminal or in a notebook, plain lines everywhere else."""
 
 import importlib.util
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -69,3 +70,8 @@ def _can_draw(console: Console) -> bool:
     if console.is_jupyter:
         return importlib.util.find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal and not console.no_color
+
+
+def short(path: Path) -> Path:
+    """A path as a person would say it: from here, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -5,6 +5,7 @@ Everything a person says is in the ledger, on disk, before anything is done with
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from bdal.experiment import config, directory
 from bdal.experiment.ledger import START, Ledger
 from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import write_query
-from bdal.experiment.progress import Progress
+from bdal.experiment.progress import Progress, short
 from bdal.experiment.run import Prepared, advance, held, prepare
 
 
@@ -149,10 +150,10 @@ def _train_and_ask(task: Task, progress) -> str:
         folder, indices=left, inputs=data.source.inputs, class_names=data.class_names, round=number, files=files,
         names=data.source.file_names, run=identity(task),
     )  # fmt: skip
-    labels = _wanted(ledger, task.prepared.experiment)
+    labels, here = _wanted(ledger, task.prepared.experiment), shlex.quote(str(short(task.workdir)))
     return (
-        f"{labels}: fill in {_short(folder / 'query.csv')}, or import tasks.json into Label Studio, "
-        f"then bdal tell {_short(task.workdir)} FILE; or bdal label {_short(task.workdir)}"
+        f"{labels}: fill in {short(folder / 'query.csv')}, or import tasks.json into Label Studio, then "
+        f"bdal tell {here} FILE; or bdal label {here}"
     )
 
 
@@ -164,8 +165,3 @@ def identity(task: Task) -> str:
     data, seed = task.prepared.data, task.prepared.experiment.first_seed
     facts = json.dumps([data.fingerprint, data.class_names, seed])
     return f"run-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
-
-
-def _short(path: Path) -> Path:
-    """A path as a person would say it: from here, if it is below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
