@@ -123,7 +123,9 @@ def fingerprint(dataset: Dataset) -> str:
     False
     """
     digest = hashlib.sha256(str(dataset.num_classes).encode())
-    digest.update(f"|{dataset.class_names}|{dataset.file_names}|".encode("utf-8", "backslashreplace"))
+    for names in (dataset.class_names, dataset.file_names):
+        if names is not None or dataset.labels is None:
+            digest.update(f"|{names}|".encode("utf-8", "backslashreplace"))
     for inputs, labels in ((dataset.inputs, dataset.labels), (dataset.test_inputs, dataset.test_labels)):
         if inputs is None:
             digest.update(b"|none|")
