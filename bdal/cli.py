@@ -146,7 +146,7 @@ def _take_overrides(arguments: Sequence[str], own_flags: dict[str, dict[str, boo
     """Arguments without the `--field value` pairs, and those pairs: argparse would take their values for the config."""
     rest, given, overrides = list(arguments), [], []
     command = next((word for word in rest if not word.startswith("-")), "")
-    own = own_flags.get(command, {}) | {"--version": False}
+    own = own_flags.get(command, {}) | {"--version": False, "--help": False}
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")

@@ -132,7 +132,10 @@ def active_learning(
         if left < query_size:
             if strict:
                 raise ValueError(f"query_size: expected at most the {left} points that are left, got {query_size}")
-            warnings.warn(f"the last query has {left} points instead of {query_size}: no more are left", stacklevel=2)
+            warnings.warn(
+                f"the last query has {left} points instead of {query_size}: that is all that is left",
+                stacklevel=2,
+            )
         query = ask(
             step_key(key, number, "query"), committee, labelled, excluded, strategy=strategy, inputs=inputs,
             query_size=query_size, candidates=candidates, targets=targets, on_nonfinite=on_nonfinite,

@@ -345,6 +345,14 @@ def test_the_program_itself(workplace):
     assert wrong.stderr == "bdal: command line: training.stpes: unknown field; did you mean 'steps'?\n"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["run", "--help"], ["--version"]])
+def test_what_somebody_types_first(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 0
+    assert "bdal" in capsys.readouterr().out
+
+
 def test_help_and_version_are_quick_to_load():
     code = (
         "import sys; from bdal import cli\n"

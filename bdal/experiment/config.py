@@ -381,8 +381,10 @@ def _check(experiment: Experiment) -> None:
 
     require(labels.abstain_cost in (0, 1), "labels.abstain_cost", "0 or 1", labels.abstain_cost)
     if labels.oracle == "people":
-        one = experiment.seeds == 1 and sum(len(each.strategies) for each in experiment.comparisons) == 1
-        require(one, "labels.oracle", "one seed and one strategy where people answer", "several")
+        strategies = sum(len(each.strategies) for each in experiment.comparisons)
+        one = experiment.seeds == strategies == 1
+        found = f"{experiment.seeds} seeds and {strategies} strategies"
+        require(one, "labels.oracle", "seeds: 1 and one strategy where people answer", found)
         require(not labels.balanced, "labels.balanced", "false where people answer: classes are not known", True)
 
     for name in ("size", "candidates", "targets", "chunk_size"):

@@ -235,7 +235,7 @@ def has_labels(workdir: str | Path) -> bool:
 def _another_run(workdir: str | Path, experiment: config.Experiment, found: list[str]) -> ConfigError:
     if fixed := _fixed(workdir, experiment, found):
         return ConfigError(
-            f"{workdir}: has labels that were bought, and what they were bought for cannot change (there != now): "
+            f"{workdir}: has labels that were asked for, and what they were asked for cannot change (there != now): "
             f"{'; '.join(fixed)}; bring it back as it was (of data: points, files and class names), or choose another "
             "directory"
         )
@@ -295,8 +295,10 @@ def seed_runs(workdir: str | Path) -> list[SeedRun]:
 def results(workdir: str | Path) -> list[Row]:
     """Every evaluation in a run directory, finished or not, by posterior, strategy, seed and labels.
 
-    Raises `CorruptRunError` if an "evaluated" event lacks a field.
+    Raises `ConfigError` if there is no such directory, and `CorruptRunError` if an "evaluated" event lacks a field.
     """
+    if not Path(workdir).is_dir():
+        raise ConfigError(f"{workdir}: expected a run directory, found none")
     cost = _abstain_cost(workdir)
     return sorted(row for run in seed_runs(workdir) for row in rows_of(run, cost))
 

@@ -243,10 +243,10 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
         at = _Round(number, method.name, report, {})
         sets = [_sets_before(prepared, ledger, number) for ledger in ledgers]
         rooms = [_room(experiment, known) if ledger in left else 0 for known, ledger in zip(sets, ledgers, strict=True)]
-        for room in {room for room in rooms if 0 < room < experiment.query.size}:
-            report.line(
-                f"{method.name}: the last query has {room} points, not {experiment.query.size}: no more are left"
-            )
+        for room, known in {room: known for room, known in zip(rooms, sets, strict=True) if room}.items():
+            if room < experiment.query.size:
+                whose = "the budget" if room == _budget(experiment, known) else "the pool"
+                report.line(f"{method.name}: the last query has {room} points: {whose} has no more")
         outcomes = _compute(prepared, method, ledgers, at, sets, rooms, number == start)
         for ledger, outcome in zip(ledgers, outcomes, strict=True):
             if not ledger.finished:
@@ -334,6 +334,12 @@ def _room(experiment, known: Sets) -> int:
     return query_limit(known.labelled, known.excluded, experiment.query.size, charged)
 
 
+def _budget(experiment, known: Sets) -> int:
+    """How many training labels are left to be paid for."""
+    labels = experiment.labels
+    return labels.training_labels - int(known.labelled.count) - labels.abstain_cost * known.abstained
+
+
 def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
     experiment, data = prepared.experiment, prepared.data
     return ledger.sets(
@@ -344,10 +350,9 @@ def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
 
 def _reason(experiment, method: Method, ledger: Ledger, number: int, known: Sets, room: int, gains, look):
     """Why a run stops after this round; None if it does not."""
-    labels, rules = experiment.labels, experiment.stopping
+    rules = experiment.stopping
     if room == 0:
-        paid = int(known.labelled.count) + labels.abstain_cost * known.abstained
-        return "budget" if paid >= labels.training_labels else "exhausted"
+        return "budget" if _budget(experiment, known) <= 0 else "exhausted"
     before = [ledger.find("evaluated", earlier) or {} for earlier in range(1, number)]
     return stopping.stop_reason(
         gains, [event["agreement"] for event in [*before, look] if "agreement" in event],
@@ -411,9 +416,10 @@ def _line(name, left, ledgers, outcomes, at: _Round) -> str:
     who = f"seed {left[0].seed}" if len(left) == 1 else who
     count = f"{labels[0]}" if len(labels) == 1 else f"{labels[0]}-{labels[-1]}"
     spread = f" ± {accuracy.std(ddof=1):.3f}" if len(accuracy) > 1 else ""
+    early = ", ".join(sorted({one.reason for one in outcomes if one.reason not in (None, "budget")}))
     return (
         f"{name:<32} {who}, round {at.number:>2}: {count:>4} labels, accuracy {accuracy.mean():.3f}{spread}, "
-        f"{sum(at.seconds.values()):.1f} s"
+        f"{sum(at.seconds.values()):.1f} s{f', ended: {early}' if early else ''}"
     )
 
 

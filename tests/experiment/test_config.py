@@ -165,7 +165,7 @@ def test_defaults_and_strategies(written):
         ("labels: {oracle: person}", "labels.oracle: expected one of simulated, people, found 'person'"),
         (
             "labels: {oracle: people}",
-            "labels.oracle: expected one seed and one strategy where people answer, found 'several'",
+            "labels.oracle: expected seeds: 1 and one strategy where people answer, found '5 seeds and 3 strategies'",
         ),
         ("parameters: all", "parameters: expected one of none, last, found 'all'"),
         ("query: {on_nonfinite: ignore}", "query.on_nonfinite: expected one of raise, exclude, found 'ignore'"),
@@ -416,7 +416,7 @@ def test_people_answer_for_one_seed_of_one_strategy():
     ]
     for seeds, comparisons in several:
         with pytest.raises(
-            ConfigError, match=r"^labels\.oracle: expected one seed and one strategy where people answer"
+            ConfigError, match=r"^labels\.oracle: expected seeds: 1 and one strategy where people answer"
         ):
             people(seeds, comparisons)
     with pytest.raises(ConfigError, match=r"^labels\.balanced: expected false where people answer"):

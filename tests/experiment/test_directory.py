@@ -131,7 +131,7 @@ def test_what_labels_were_bought_for_cannot_change(tmp_path, changes):
     buy(tmp_path)
     before = contents(tmp_path)
     for allowed in (False, True):
-        with pytest.raises(ConfigError, match=r"were bought for cannot change \(there != now\): .*; bring it back"):
+        with pytest.raises(ConfigError, match=r"were asked for cannot change \(there != now\): .*; bring it back"):
             write_run(tmp_path, experiment(**changes), "data" if changes else "other data", allow_mismatch=allowed)
     assert contents(tmp_path) == before
     other = experiment(query=Query(chunk_size=64), data=Data(test=99))
@@ -149,7 +149,7 @@ def test_what_people_answered_stays_where_it_is_looked_for(tmp_path):
     write_run(tmp_path, by_people(), "data")
     buy(tmp_path)
     for other in (by_people("margin"), by_people(first_seed=1)):
-        with pytest.raises(ConfigError, match="were bought for cannot change"):
+        with pytest.raises(ConfigError, match="were asked for cannot change"):
             write_run(tmp_path, other, "data", allow_mismatch=True)
     assert write_run(tmp_path, by_people(members=9), "data", allow_mismatch=True)
 
@@ -281,3 +281,5 @@ def test_results_of_a_ledger_without_its_numbers(tmp_path):
 
 def test_results_of_no_run(tmp_path):
     assert results(tmp_path) == []
+    with pytest.raises(ConfigError, match="nowhere: expected a run directory, found none"):
+        results(tmp_path / "nowhere")

@@ -199,7 +199,7 @@ def test_table_and_figures_are_made(finished):
         assert (workdir / name).stat().st_size > 100
     assert "bald" in (workdir / "table.md").read_text()
     assert watch.advanced == watch.total == 2 * 4 * (1 if experiment.together else SEEDS)
-    assert sum("the last query has 4 points, not 10" in line for line in watch.lines) == watch.total / 4
+    assert sum("the last query has 4 points: the budget has no more" in line for line in watch.lines) == watch.total / 4
 
 
 def test_fit_is_compiled_once_for_all_strategies_and_nothing_after_the_first_round(finished):
@@ -617,7 +617,12 @@ def test_initial_sets_are_paired_across_strategies_and_posteriors(cheap, tiny, t
 def test_an_exhausted_pool_ends_the_run_and_says_so(cheap, tiny, tmp_path):
     labels = config.Labels(budget=250, initial=10, validation=0.2)  # 200 points in the pool
     experiment = replace(tiny, seeds=1, labels=labels, query=config.Query(size=60))
-    run(experiment, tmp_path, Watch())
+    watch = Watch()
+    run(experiment, tmp_path, watch)
+    assert "mc_dropout/random: the last query has 20 points: the pool has no more" in watch.lines
+    ended = [line for line in watch.lines if "ended" in line]
+    assert len(ended) == len(experiment.comparisons[0].strategies)
+    assert all(line.endswith(" s, ended: exhausted") for line in ended)
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert ledger[-1] == {"event": "finished", "round": 3, "reason": "exhausted"}
     assert [len(event["indices"]) for event in of("queried", ledger)] == [60, 60, 20]

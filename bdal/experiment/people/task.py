@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bdal.errors import ConfigError, LabelError
+from bdal.errors import ConfigError, DataNotFoundError, LabelError
 from bdal.experiment import config, directory
 from bdal.experiment.ledger import START, Ledger
 from bdal.experiment.people.answers import read_answers
@@ -41,7 +41,10 @@ def load_task(workdir: str | Path, data_dir: str | None = None) -> Task:
     experiment = _experiment(workdir)
     if experiment.labels.oracle != "people":
         raise ConfigError(f"{workdir}: labels.oracle: expected people, found {experiment.labels.oracle}")
-    return Task(workdir, prepare(config.moved(experiment, data_dir)))
+    try:
+        return Task(workdir, prepare(config.moved(experiment, data_dir)))
+    except DataNotFoundError as error:
+        raise DataNotFoundError(f"{error}; if it lies elsewhere now, say where by --data-dir") from error
 
 
 @contextmanager

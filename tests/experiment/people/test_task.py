@@ -330,7 +330,7 @@ def test_data_that_lies_elsewhere_now(workdir, experiment):
     away = path.parent / "away" / path.name
     away.parent.mkdir()
     path.rename(away)
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match=r"no such file.*; if it lies elsewhere now, say where by --data-dir"):
         ask(workdir, progress=Quiet)
     assert ask(workdir, data_dir=str(away), progress=Quiet).startswith("5 labels wanted to start with")
 
