@@ -41,7 +41,7 @@ class Fake:
     def state(self):
         items = tuple(Item(index, f"point {index}", answer) for index, answer in self.answers.items())
         items = items if self.phase == "label" else ()
-        return State(1, 5, self.phase, items, ("cat", "dog"), ((10, 0.5), (20, None)), 20 + len(self.told), 50, "")
+        return State(1, 5, self.phase, items, ("cat", "dog"), ((10, 0.5), (20, None)), 20 + len(self.told), 50, 15)
 
     def image(self, pool_index):
         found = picture(pool_index, IMAGES)
@@ -128,6 +128,7 @@ def test_the_state(client, session):
         "history": [[10, 0.5], [20, None]],
         "labels_paid": 20,
         "budget": 50,
+        "training_labels": 15,
         "message": "",
         "keys": ["1", "2"],
     }
