@@ -181,6 +181,8 @@ def _doctor(options: argparse.Namespace) -> int:
         names = ", ".join(loaded.class_names[:12]) + (", ..." if loaded.num_classes > 12 else "")
         shape = "x".join(map(str, loaded.pool.shape[1:]))
         print(f"\ndata  {loaded.num_points} pool points of shape {shape}, {loaded.num_classes} classes: {names}")
+        if (counts := datasets.label_counts(loaded.source)) is not None:
+            print(counts)
         print(datasets.duplicates(loaded.source))
     return 0
 

@@ -8,12 +8,14 @@ import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from bdal import cli
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
 from bdal.experiment import config
 from bdal.experiment import run as experiment_run
+from bdal.experiment.data import load as load_data
 from bdal.experiment.directory import seed_folder
 from bdal.experiment.durable import append
 from bdal.experiment.lock import LockedError, lock
@@ -373,3 +375,29 @@ def test_methods_lists_every_strategy_with_its_options(capsys):
     assert names >= {*STRATEGIES, "loss_prediction", "vaal"}
     assert "  beta=8.0" in [line.rstrip() for line in lines]
     assert all(len(line) <= 130 for line in lines)
+
+
+def test_the_doctor_looks_at_a_pool(workplace, capsys):
+    builders = "[{name: noisy_labels, rate: 0.1}, {name: contaminated, source: noise, share: 0.5}]"
+    assert cli.main(["doctor", "tiny.yaml", "--data.pool", "60", "--data.builders", builders]) == 0
+    lines = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    pool = load_data(config.load("tiny.yaml", ["--data.pool", "60", "--data.builders", builders])).source
+    of_each = ", ".join(f"{digit}: {int((pool.labels == digit).sum())}" for digit in range(10))
+    assert lines == [
+        "data  120 pool points of shape 8x8x1, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        f"labels of each class: {of_each}",
+        "6 of 60 labels were flipped on purpose",
+        "the oracle abstains on 60 of 120 points",
+        "120 points, 120 of them distinct, 0 repeat another one",
+    ]
+
+
+def test_the_doctor_looks_at_a_pool_without_labels(workplace, capsys):
+    np.savez("mine.npz", inputs=np.arange(90.0).reshape(30, 3))
+    own = ["--data.name", "mine.npz", "--data.classes", "[cat, dog]"]
+    assert cli.main(["doctor", "tiny.yaml", *own]) == 0
+    lines = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert lines == [
+        "data  30 pool points of shape 3, 2 classes: cat, dog",
+        "30 points, 30 of them distinct, 0 repeat another one",
+    ]

@@ -1,6 +1,7 @@
 """Data sets as arrays on the host: by name, one's own, folders of images, and pools built from them."""
 
 from bdal.datasets.arrays import Dataset, fingerprint, from_arrays, oracle
+from bdal.datasets.counts import LabelCounts, label_counts
 from bdal.datasets.duplicates import Duplicates, duplicates
 from bdal.datasets.named import NAMES, load
 from bdal.datasets.pools import (
@@ -21,6 +22,7 @@ __all__ = [
     "POOLS",
     "Dataset",
     "Duplicates",
+    "LabelCounts",
     "Pool",
     "build_pool",
     "check_pool",
@@ -29,6 +31,7 @@ __all__ = [
     "fingerprint",
     "from_arrays",
     "imbalanced",
+    "label_counts",
     "load",
     "long_tailed",
     "noisy_labels",

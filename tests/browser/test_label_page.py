@@ -24,7 +24,7 @@ class Fake:
     def __init__(self, class_names=DIGITS, inputs=IMAGES):
         self.class_names, self.inputs = class_names, inputs
         self.queries = [list(range(10, 20)), list(range(30, 40))]
-        self.round, self.phase, self.told, self.history = 0, "label", [], [(10, 0.5)]
+        self.round, self.phase, self.told, self.history = 0, "label", [], [(2, 0.5)]
         self.answers = dict.fromkeys(self.queries[0])
         self.fail = None
 
@@ -32,7 +32,13 @@ class Fake:
         items = tuple(Item(index, f"point {index}", answer) for index, answer in self.answers.items())
         items = items if self.phase == "label" else ()
         paid = len({index for index, _ in self.told})
-        return State(self.round + 1, 2, self.phase, items, self.class_names, tuple(self.history), paid, 20, "")
+        known, history = self.training(), tuple(self.history)
+        return State(self.round + 1, 2, self.phase, items, self.class_names, history, paid, 20, known)
+
+    def training(self):
+        """How many labels are trained on; those of points 10 and 11 are for validation."""
+        given = {index for index, label in dict(self.told).items() if label != ABSTAIN}
+        return len(given - {10, 11})
 
     def image(self, pool_index):
         found = picture(pool_index, self.inputs)
@@ -48,7 +54,7 @@ class Fake:
 
     def trained(self):
         self.round += 1
-        self.history.append((self.history[-1][0] + 10, self.history[-1][1] + 0.2))
+        self.history.append((self.training(), self.history[-1][1] + 0.2))
         if self.round == len(self.queries):
             self.phase = "finished"
         else:
@@ -124,7 +130,7 @@ def test_two_queries_by_keyboard_alone(page, session):
     page.shows(16)
     assert page.text("#in-query") == "6 of 10 in this query"
     page.wait(lambda: session.told[5:] == [(14, 9), (15, ABSTAIN)])
-    page.wait(lambda: page.text("#in-all") == "6 of 20 labels")
+    page.wait(lambda: page.text("#in-all") == "6 of 20 answers")
 
     page.press(LEFT)
     page.shows(15)
@@ -132,26 +138,44 @@ def test_two_queries_by_keyboard_alone(page, session):
     page.press(RIGHT)
     for pool_index in range(16, 20):
         page.answer(pool_index, "7")
-    page.wait(lambda: page.text("#what") == "Training on 10 labels …")
+    page.wait(lambda: page.text("#what") == "Training on 7 labels …")
     assert page.browser.title == "Training … · bdal label"
 
     session.trained()
     page.shows(30)  # by itself
     assert page.text("#round") == "round 2 of 2"
-    assert page.text("#curve-caption") == "Accuracy 0.700 with 20 labels"
+    assert page.text("#curve-caption") == "Accuracy 0.700 with 7 training labels"
     assert len(page.find_all("#curve circle")) == 2
     for pool_index in range(30, 40):
         page.answer(pool_index, "3")
-    page.wait(lambda: page.text("#what") == "Training on 20 labels …")
+    page.wait(lambda: page.text("#what") == "Training on 17 labels …")
     session.trained()
     page.wait(lambda: page.text("#what") == "Finished")
-    assert page.text("#detail") == "20 labels, accuracy 0.900."
+    assert page.text("#detail") == "20 answers. Accuracy 0.900 with 17 training labels."
     assert session.told == (
         [(10 + digit, digit) for digit in range(5)]
         + [(14, 9), (15, ABSTAIN)]
         + [(index, 7) for index in range(16, 20)]
         + [(index, 3) for index in range(30, 40)]
     )
+
+
+def test_one_label_is_one_and_no_new_label_draws_a_curve_all_the_same(page, session):
+    session.history = [(1, 0.5)]
+    page.open()
+    for pool_index in range(10, 13):
+        page.answer(pool_index, "1")
+    for pool_index in range(13, 20):
+        page.answer(pool_index, "?")
+    page.wait(lambda: page.text("#what") == "Training on 1 label …")
+    assert page.text("#in-all") == "10 of 20 answers"
+    session.trained()
+    page.shows(30)
+    assert page.text("#curve-caption") == "Accuracy 0.700 with 1 training label"
+    assert [mark.text for mark in page.find_all("#curve text")][-2:] == ["1", "training labels"]
+    places = {(mark.get_attribute("cx"), mark.get_attribute("cy")) for mark in page.find_all("#curve circle")}
+    assert len({x for x, _ in places}) == 1
+    assert len(places) == 2
 
 
 def test_closed_and_opened_again(page, session):

@@ -105,6 +105,8 @@ def test_twenty_digits_in_three_sittings(sit, workdir):
     second = sit(digits.pool_labels)  # where the first one stopped
     second.label(START - 7)
     second.wait(lambda: second.text("#in-query") == f"0 of {QUERY} in this query")  # it has trained, and asks again
+    assert second.text("#in-all") == "10 of 20 answers"
+    assert re.fullmatch(r"Accuracy 0\.\d{3} with 6 training labels", second.text("#curve-caption"))
     second.label(6)
     assert second.stop() == 0
 

@@ -56,9 +56,10 @@ class State(NamedTuple):
     phase: Literal["label", "training", "finished"]
     items: tuple[Item, ...]  # of the open query, in the order of asking; none while training
     class_names: tuple[str, ...]
-    history: tuple[tuple[int, float | None], ...]  # (labels, accuracy), a round each
-    labels_paid: int
+    history: tuple[tuple[int, float | None], ...]  # (training labels, accuracy), a round each
+    labels_paid: int  # of the budget: answers, those for validation and "cannot tell" among them
     budget: int
+    training_labels: int  # labels among these to train on: neither for validation nor "cannot tell"
     message: str = ""
 
 

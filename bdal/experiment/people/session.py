@@ -26,6 +26,12 @@ def label(
         serve(RunSession(task), port=port, open_browser=open_browser, announce=announce, folder=task.workdir)
 
 
+def _measured_on(labels: int, done: bool) -> str:
+    """What accuracy is measured on where there is no test set; how many labels is known once all are answered."""
+    many = f"{labels} label{'' if labels == 1 else 's'}" if done else "labels"
+    return f"Accuracy is measured on the {many} for validation."
+
+
 class RunSession:
     """A `bdal.experiment.people.server.Session` on a run directory that is held."""
 
@@ -42,8 +48,10 @@ class RunSession:
         labels, number = experiment.labels, open_round(ledger)
         settled = ledger.settled(labels.contradictions)
         run = directory.SeedRun("", "", ledger.seed, ledger.folder, ledger.events, [])
-        first = ledger.queried(START)[: labels.validation_labels]  # paid for, whatever was answered
-        paid = [index in first or answer != ABSTAIN or labels.abstain_cost for index, answer in settled.items()]
+        first = set(ledger.queried(START)[: labels.validation_labels])  # paid for, whatever was answered
+        given = {index for index, answer in settled.items() if answer != ABSTAIN}
+        paid = sum(1 for index in settled if index in first or index in given or labels.abstain_cost)
+        rows = directory.rows_of(run, abstain_cost=0)  # what was trained on, whatever was paid for
         return State(
             round=0 if number is None else number + 1,
             total_rounds=num_queries(experiment) if labels.abstain_cost else None,
@@ -53,10 +61,11 @@ class RunSession:
                 for index in (ledger.queried(number) if number is not None else ())
             ),
             class_names=data.class_names,
-            history=tuple((row.labels, row.accuracy) for row in directory.rows_of(run, labels.abstain_cost)),
-            labels_paid=sum(map(bool, paid)),
+            history=tuple((row.labels, row.accuracy) for row in rows),
+            labels_paid=paid,
             budget=labels.budget,
-            message="" if data.test is not None else "Accuracy is measured on the labels for validation.",
+            training_labels=len(given - first),
+            message="" if data.test is not None else _measured_on(len(given & first), done=number != START),
         )
 
     def image(self, pool_index: int) -> bytes | None:

@@ -17,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+import yaml
 
+from bdal.datasets import load
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config
 from bdal.experiment.people import server
@@ -41,7 +43,7 @@ class Fake:
     def state(self):
         items = tuple(Item(index, f"point {index}", answer) for index, answer in self.answers.items())
         items = items if self.phase == "label" else ()
-        return State(1, 5, self.phase, items, ("cat", "dog"), ((10, 0.5), (20, None)), 20 + len(self.told), 50, "")
+        return State(1, 5, self.phase, items, ("cat", "dog"), ((10, 0.5), (20, None)), 20 + len(self.told), 50, 15)
 
     def image(self, pool_index):
         found = picture(pool_index, IMAGES)
@@ -128,6 +130,7 @@ def test_the_state(client, session):
         "history": [[10, 0.5], [20, None]],
         "labels_paid": 20,
         "budget": 50,
+        "training_labels": 15,
         "message": "",
         "keys": ["1", "2"],
     }
@@ -539,3 +542,22 @@ def test_the_config_on_the_docs_page_loads(tmp_path):
     (tmp_path / "photos.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     loaded = config.load(tmp_path / "photos.yaml")
     assert (loaded.labels.oracle, loaded.data.classes) == ("people", ("cat", "dog", "bird"))
+
+
+def test_embeddings_with_files_are_seen_as_the_docs_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[3] / "docs/people.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (fields,) = re.findall(r"`(data: \{name: photos/embeddings.*?\})`", page)
+    named = re.findall(r'"(\w/\d+\.jpg)"', code)
+    for name in named:
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).write_bytes(b"\xff\xd8\xff of " + name.encode())
+    exec(compile(code, "docs/people.md", "exec"), {"embeddings": np.eye(3, 5)})  # noqa: S102 (our own file)
+    data = config.Data(**yaml.safe_load(fields)["data"])
+    found = load(data.name, class_names=data.classes)
+    assert (found.inputs.shape, found.labels, found.file_names) == ((3, 5), None, named)
+    assert [picture(i, found.inputs, found.files).content for i in range(3)] == [
+        b"\xff\xd8\xff of " + name.encode() for name in named
+    ]
+    assert picture(0, found.inputs) is None  # without files

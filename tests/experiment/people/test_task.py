@@ -463,6 +463,8 @@ def test_a_session_from_the_first_point_to_the_last(workdir):
         session.tell(index, int(TRUTH[index]))
     state = session.state()
     assert (state.phase, state.items) == ("training", ())
+    assert (state.labels_paid, state.training_labels) == (5, 2)
+    assert state.message == "Accuracy is measured on the 2 labels for validation."  # of 3; one could not be told
     with pytest.raises(LabelError, match=f"pool point {asked[0]} is not in the open query"):
         session.tell(asked[0], 0)
     session.advance()
@@ -475,7 +477,7 @@ def test_a_session_from_the_first_point_to_the_last(workdir):
         session.tell(state.items[0].pool_index, 3)
     label_all(session)
     state = session.state()
-    assert (state.phase, state.items, state.labels_paid) == ("finished", (), 12)
+    assert (state.phase, state.items, state.labels_paid, state.training_labels) == ("finished", (), 12, 9)
     assert [labels for labels, _ in state.history] == [2, 6, 9]
 
 
@@ -488,6 +490,16 @@ def test_abstentions_are_paid_for_as_agreed(experiment, tmp_path, cost, paid):
     assert session.state().labels_paid == 1
     session.tell(items[-1].pool_index, ABSTAIN)
     assert session.state().labels_paid == 1 + paid
+    for item in items[1:-1]:
+        session.tell(item.pool_index, int(TRUTH[item.pool_index]))
+    state = session.state()
+    assert (state.phase, state.labels_paid, state.training_labels) == ("training", 4 + paid, 1)
+    session.advance()
+    state = session.state()
+    assert [labels for labels, _ in state.history] == [1]  # trained on, whatever was paid for
+    event = next(event for event in ledger(session._task.workdir) if event["event"] == "evaluated")
+    assert (event["labels"], event["abstained"], event["points"]) == (1, 1, 2)
+    assert state.message == "Accuracy is measured on the 2 labels for validation."
 
 
 def test_a_session_that_is_cut_short_anywhere_is_taken_up_by_the_next(workdir, experiment, tmp_path, monkeypatch):
