@@ -212,7 +212,7 @@ def _methods(options: argparse.Namespace) -> int:
         "\nR rows scored, K members, C classes, D features, T targets, L labelled points, Q query size; beyond the "
         "predictions themselves. `selection.joint` stands for tests/selection/test_joint.py.\n"
         "In a config: `margin`, or `{name: power_bald, beta: 4}`; `prefilter: 500` with any "
-        "of them scores only the 500 points of highest BALD.",
+        "of them scores only the 500 points of highest BALD (or of another score: `prefilter_by: margin`).",
         highlight=False, markup=False,
     )  # fmt: skip
     return 0
