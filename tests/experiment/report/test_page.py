@@ -338,10 +338,10 @@ def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank)
             again = {"event": "relabelled", "indices": event["indices"][2:3], "labels": [(event["labels"][2] + 1) % 8]}
             durable.append(ledger, again)
     _, text = read(report([workdir]))
-    assert table(text, "Answers to the queries")[2] == ["MC dropout", "bald", "6", "4", "1"]
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "15", "6", "4", "1"]
     assert "12.5 % of the pool's labels were flipped" in text
     (group,) = gather([workdir])
-    seen = set(queried._answers(group.runs[0], "initial", "labelled").values())
+    seen = set(queried._answers(group.runs[0], "initial").values())
     absent = [str(label) for label in range(10) if label not in seen]
     assert absent[-2:] == ["8", "9"]
     listed = re.search(r"MC dropout, bald, seed 0: no label of (\d+) classes, (.*)", text)
@@ -352,6 +352,53 @@ def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank)
     assert len(answers) == 10  # the one that was labelled again counts once, by its last answer
     (again,) = [event for event in group.runs[0].events if event["event"] == "relabelled"]
     assert answers[again["indices"][0]] == again["labels"][0]
+
+
+def people(folder: Path, **labels) -> tuple[Path, list[dict]]:
+    """A run that people answer, with nothing in it yet, and the ledger that it is to have."""
+    labels = replace(SMALL.labels, oracle="people", **labels)
+    workdir = make_run(folder, replace(one_seed(), labels=labels))
+    ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    validation, initial, *told = durable.read(ledger)
+    start = {name: validation[name] + initial[name] for name in ("indices", "labels")}
+    asked = {"event": "queried", "round": -1, "indices": start["indices"]}
+    ledger.unlink()
+    (ledger.parent / "metrics.jsonl").unlink()
+    return workdir, [asked, {"event": "labelled", "round": -1, **start}, validation, initial, *told]
+
+
+def tell(workdir: Path, *told: dict) -> str:
+    """The report after more events."""
+    for event in told:
+        durable.append(workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl", event)
+    return read(report([workdir], load_data=False))[1]
+
+
+def test_answers_of_people_and_their_corrections(tmp_path, blank):
+    workdir, (asked, start, validation, initial, evaluated, query, answered, *_) = people(tmp_path / "run")
+    said = section(tell(workdir, asked), "Answers")
+    assert said.strip() == "There are no labels to train on yet."
+    indices, labels = start["indices"], start["labels"]
+    other = [(label + 1) % 10 for label in labels]
+
+    # before there is a training set: a correction by a person, and a point of two contradicting answers by file
+    tell(workdir, {**start, "indices": indices[:2], "labels": [other[0], None]})
+    again = {"event": "labelled", "round": -1, "source": {"file": "b.csv"}}
+    text = tell(workdir, {**again, "indices": indices[:1], "labels": labels[:1]})
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "1", "0", "1", "1"]
+    assert "There are no labels to train on yet." in text
+    text = tell(workdir, {**start, "indices": indices[2:], "labels": labels[2:]}, validation, initial, evaluated, query)
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "14", "0", "1", "1"]
+    assert "no labels" not in text
+
+    # with the answers to a query a point of the start is corrected: 5 labels by query, not 6
+    more = {
+        **answered, "indices": [*answered["indices"], initial["indices"][3]],
+        "labels": [*answered["labels"], (initial["labels"][3] + 1) % 10],
+    }  # fmt: skip
+    text = tell(workdir, more)
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "14", "5", "1", "2"]
+    assert "No label was withheld" not in text
 
 
 def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank):
