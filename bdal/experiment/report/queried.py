@@ -138,6 +138,12 @@ def _answers(run: SeedRun, *kinds: str) -> dict[int, int | None]:
     return {index: given[-1] for index, given in _given(run).items() if index in asked}
 
 
+def unanswered(run: SeedRun) -> int:
+    """Points that were queried, those to start with too, and have no answer yet."""
+    asked = {index for event in run.events if event.get("event") == "queried" for index in event["indices"]}
+    return len(asked - _given(run).keys())
+
+
 def _contradictions(run: SeedRun) -> int:
     """Answers for a point that has another, different one already."""
     every = [(given[:place], label) for given in _given(run).values() for place, label in enumerate(given)]
