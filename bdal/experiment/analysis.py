@@ -55,7 +55,7 @@ class About(NamedTuple):
     finished: frozenset[tuple[str, str, int]] | None = None  # posterior, strategy, seed; None: all, as far as they are
     planned: frozenset[tuple[str, str, int]] = frozenset()
     on: str = "test"  # what is measured on: the test set, or "validation" where there is none
-    points: Range = Range(0, 0)  # the fewest and the most labels for validation that it is measured on
+    points: tuple[int, int] = (0, 0)  # the fewest and the most labels for validation that it is measured on
     asked: int = 0  # of so many; for the others the oracle abstained
 
 
@@ -242,7 +242,7 @@ def about(runs: Iterable[SeedRun], planned: Iterable[tuple[str, str, int]], end:
         frozenset(run[:3] for run in runs if run.reason),
         frozenset(planned),
         "validation" if held_out else "test",
-        Range(min(points, default=0), max(points, default=0)),
+        (min(points, default=0), max(points, default=0)),
         max((event.get("validation_labels", 0) for event in held_out), default=0),
     )
 

@@ -144,7 +144,7 @@ def axis(rows: Sequence[Row]) -> str:
 def measured_on(known: About) -> str:
     """How many labels for validation stand in the place of the test set; "" where there is one.
 
-    >>> measured_on(About(on="validation", points=Range(3, 3), asked=8))
+    >>> measured_on(About(on="validation", points=(3, 3), asked=8))
     '3 validation labels (5 of 8 could not be told)'
     """
     if known.on == "test":

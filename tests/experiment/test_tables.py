@@ -2,15 +2,17 @@ import csv
 import io
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 from rich.console import Console
 
-from bdal.experiment.analysis import About, analyse, analyse_all, as_one_family
+from bdal.experiment import config, directory, durable
+from bdal.experiment.analysis import About, about_directory, analyse, analyse_all, as_one_family
 from bdal.experiment.directory import Row
-from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Range, seeds_needed
+from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, seeds_needed
 from bdal.experiment.tables import (
     as_markdown,
     best_two,
@@ -35,6 +37,7 @@ from bdal.experiment.tables import (
     verdict,
     write,
 )
+from tests.synthetic import SMALL, make_run
 
 COUNTS = (20, 40, 60, 100)
 
@@ -234,6 +237,31 @@ def test_write(tmp_path):
     summary = write(make_rows(), tmp_path)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == markdown(summary)
     assert (tmp_path / "table.csv").read_text() == comma_separated(summary)
+
+
+def test_what_a_directory_says_beyond_its_rows(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    ledger = workdir / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl"
+    told = durable.read(ledger)
+    ledger.unlink()
+    for event in told[:-4]:  # without the last query, evaluation and end
+        durable.append(ledger, event | ({"on": "validation", "points": 4} if event["event"] == "evaluated" else {}))
+    known = about_directory(workdir)
+    assert known.end == SMALL.labels.training_labels == 20
+    assert known.planned - (known.finished or set()) == {("mc_dropout", "random", 1)}
+    assert (known.on, known.points, known.asked) == ("validation", (4, 4), 5)
+    (said,) = write(directory.results(workdir), workdir).conclusions
+    assert "1 paired seed is too few" in said
+    assert said.endswith(" Left out, not finished: 1 run of random.")
+    assert "Measured on 4 validation labels (1 of 5 could not be told)" in (workdir / "table.md").read_text("utf-8")
+    # what was planned is what the run began with, whatever the file says by now
+    more = replace(SMALL, labels=replace(SMALL.labels, budget=500))
+    (workdir / "config.yaml").write_text(config.dump(more))
+    assert about_directory(workdir) == known
+    (workdir / "run.json").unlink()
+    assert about_directory(workdir).end == 400
+    (workdir / "config.yaml").unlink()
+    assert about_directory(workdir) == known._replace(end=None, planned=frozenset())
 
 
 # -- the tables of an analysis ---------------------------------------------------------------------------------------
@@ -476,11 +504,11 @@ def test_abstentions_are_paid_for_and_not_trained_on():
 
 
 def test_validation_labels_in_the_place_of_a_test_set():
-    known = About(on="validation", points=Range(3, 4), asked=8)
+    known = About(on="validation", points=(3, 4), asked=8)
     assert "Measured on 3 to 4 validation labels (4 to 5 of 8 could not be told), as there is no test set." in caption(
         summarise(make_rows(), known)
     )
-    assert measured_on(known._replace(points=Range(8, 8))) == "8 validation labels"
+    assert measured_on(known._replace(points=(8, 8))) == "8 validation labels"
     assert "Measured" not in caption(summarise(make_rows()))
 
 
