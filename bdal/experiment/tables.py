@@ -174,8 +174,8 @@ def caption(summary: Summary) -> str:
     seeds = sorted({entry.seeds for entry in summary.entries})
     intervals = " ± and [ ] are 95 % Student t intervals over seeds." if seeds[-1] > 1 else ""
     lines = " Between their label counts curves are straight lines." if summary.between else ""
-    paid = " Labels paid for are those to train on and the abstentions" if summary.axis != "training labels" else ""
-    paid += "; they are the column labels of table.csv, too." if paid else ""
+    paid = " Labels paid for are those to train on and the abstentions; table.csv calls them labels."
+    paid = "" if summary.axis == "training labels" else paid
     measured = f" Measured on {summary.measured}, as there is no test set." if summary.measured else ""
     entries = summary.entries
     behind = any(entry.half_accuracy is None or entry.accuracy is None for entry in entries)

@@ -169,7 +169,8 @@ def _how_far(group: Group) -> str:
         return f"The run has come to {rounds}."
     if len(still_open) == len(states):
         return f"None of {len(states)} runs is finished; they have come to {rounds}."
-    return f"{len(states) - len(still_open)} of {len(states)} runs are finished; the others have come to {rounds}."
+    others = "the other has" if len(still_open) == 1 else "the others have"
+    return f"{len(states) - len(still_open)} of {len(states)} runs are finished; {others} come to {rounds}."
 
 
 def _waits(group: Group) -> str:
