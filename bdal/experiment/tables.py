@@ -543,7 +543,9 @@ def notes(analysis: Analysis) -> list[str]:
     """What a reader of the tables that the analysis fills has to know, a sentence or two each."""
     there = filled(analysis)
     few = any(found.pairs < 10 for found in analysis.against)
-    tested = there["against"] or there["pairs"] or any(found.pairs for found in analysis.thresholds)
+    thresholds = any(found.pairs for found in analysis.thresholds)
+    tested = there["against"] or there["pairs"] or thresholds
+    exploratory = ["labels to a threshold"] * thresholds + ["pairs of strategies"] * there["pairs"]
     level = f"{100 * analysis.level:g} %"
     chance = analysis.level / 2 * (1 - 1 / analysis.penalties.labels)
     corrected = f", with {holm_text(analysis)}" if holm_text(analysis) else ""
@@ -559,11 +561,10 @@ def notes(analysis: Analysis) -> list[str]:
         f"The differences from {analysis.asked} are what is asked of the runs: their Holm p is corrected for all of "
         f"them under all posteriors, so that of reports on strategies that are all equal at most {level} find a "
         "difference there. It speaks for these data, this network and one metric chosen beforehand.": there["against"],
-        "The tables of labels to a threshold and of pairs are exploratory: each is corrected for its own comparisons "
-        "and not for there being several tables, so a difference found there is a reason to look again with new "
-        "seeds. In simulations of strategies that are all equal, 6 to 16 of 100 reports with enough seeds held a "
-        "difference in some table, and at most 5 among the differences from random.": tested
-        and (there["pairs"] or there["thresholds"]),
+        f"Exploratory: {_and(exploratory)}, corrected for the comparisons of one table and not for there being "
+        "several, so a difference found there is a reason to look again with new seeds. In simulations of strategies that are "
+        "all equal, 6 to 16 of 100 reports with enough seeds held a difference in some table, and at most 5 among the "
+        "differences from random.": exploratory,
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
         f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
         "count, which is one model for all.": there["penalties"],
