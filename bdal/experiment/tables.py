@@ -72,12 +72,12 @@ def title(posterior: str) -> str:
     return TITLES.get(name, name) + space + rest
 
 
-def summarise(rows: Sequence[Row], known: About = ROWS_ONLY, analyses: Mapping[str, Analysis] | None = None) -> Summary:
+def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
     """Rows of a run directory as one entry a (posterior, strategy). Raises `ValueError` if there are none.
 
     They are read at the most labels that all seeds of all strategies have come to, apart from strategies that are more
-    than a tenth behind; label counts that differ are joined by straight lines. Areas and their differences are those of
-    `analyses`, made from the rows if there are none.
+    than a tenth behind; label counts that differ are joined by straight lines. Areas and their differences are those
+    that are analysed, over the labels and seeds that can be compared.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
@@ -88,7 +88,7 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY, analyses: Mapping[s
     ends = [min(map(max, seeds.values())) for seeds in curves.values()]
     last = min(end for end in ends if end >= NEAR * max(ends))
     half = min({row.labels for row in rows}, key=lambda labels: (abs(labels - last / 2), labels))
-    analyses = analyse_all(rows, known, resamples=0) if analyses is None else analyses
+    analyses = analyse_all(rows, known, resamples=0)
     areas = {(name, one.strategy): one.area for name, found in analyses.items() for one in found.standings}
     differences = {
         (name, one.strategy): _difference(found.areas[one.strategy], found.areas[one.reference])
@@ -562,9 +562,9 @@ def notes(analysis: Analysis) -> list[str]:
         f"them under all posteriors, so that of reports on strategies that are all equal at most {level} find a "
         "difference there. It speaks for these data, this network and one metric chosen beforehand.": there["against"],
         f"Exploratory: {_and(exploratory)}, corrected for the comparisons of one table and not for there being "
-        "several, so a difference found there is a reason to look again with new seeds. In simulations of strategies that are "
-        "all equal, 6 to 16 of 100 reports with enough seeds held a difference in some table, and at most 5 among the "
-        "differences from random.": exploratory,
+        "several, so a difference found there is a reason to look again with new seeds. In simulations of strategies "
+        "that are all equal, 6 to 16 of 100 reports with enough seeds held a difference in some table, and at most 5 "
+        "among the differences from random.": exploratory,
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
         f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
         "count, which is one model for all.": there["penalties"],

@@ -295,7 +295,7 @@ def _ends(rows: Sequence[Row], on: str) -> str:
 def _comparison(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
     if not group.rows:
         return []
-    summary = tables.summarise(group.rows, group.about, analyses)
+    summary = tables.summarise(group.rows, group.about)
     heads, lines = tables.cells(summary)
     heads = ["posterior", *heads]
     lines = [[title(entry.posterior), *line] for entry, line in zip(summary.entries, lines, strict=True)]

@@ -404,6 +404,9 @@ def test_answers_of_people_and_their_corrections(tmp_path, blank):
     assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "14", "5", "1", "2"]
     assert "No label was withheld" not in text
     assert "The run has come to 1 of 3 rounds, not finished." in lead(text)
+    more = {"event": "labelled", "round": 0, "source": {"file": "c.csv"}, "indices": initial["indices"][3:4]}
+    text = tell(workdir, {**more, "labels": [(initial["labels"][3] + 1) % 10]})  # as the last one, and not the first
+    assert table(text, "Labels of a seed")[2][5] == "3"
 
 
 def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank):
