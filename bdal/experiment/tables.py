@@ -174,7 +174,7 @@ def caption(summary: Summary) -> str:
     seeds = sorted({entry.seeds for entry in summary.entries})
     intervals = " ± and [ ] are 95 % Student t intervals over seeds." if seeds[-1] > 1 else ""
     lines = " Between their label counts curves are straight lines." if summary.between else ""
-    paid = " Labels paid for are those to train on and the abstentions; table.csv calls them labels."
+    paid = " Labels paid for are those to train on and the abstentions that are charged; table.csv calls them labels."
     paid = "" if summary.axis == "training labels" else paid
     measured = f" Measured on {summary.measured}, as there is no test set." if summary.measured else ""
     entries = summary.entries

@@ -129,6 +129,7 @@ def _seeds(group: Group) -> str:
 
 def _data(group: Group, pool: Pool) -> str:
     data, facts = group.section("data"), group.facts
+    held_out = tables.measured_on(group.about) or "the validation labels"
     size = facts.get("points") or (len(pool.inputs) if pool.inputs is not None else None)
     distinct = facts.get("distinct_points")
     builders = [_builder(builder) for builder in data["builders"]]
@@ -138,7 +139,7 @@ def _data(group: Group, pool: Pool) -> str:
         f"{distinct:,} of them distinct" if distinct and distinct != size else "",
         f"{len(pool.classes)} classes" if pool.certain else "",
         f"changed by {both(builders)}" if builders else "",
-        "no test set: what is measured is measured on the validation labels" if facts.get("test_points") == 0 else "",
+        f"no test set: what is measured is measured on {held_out}" if facts.get("test_points") == 0 else "",
     ]
     known = ", ".join(filter(None, known))
     name = Path(str(data["name"])).name

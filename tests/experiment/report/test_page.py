@@ -709,6 +709,9 @@ def test_what_validation_labels_measure_and_what_abstentions_cost(tmp_path, blan
     for cost in (1, 0):
         experiment = replace(one_seed(), labels=replace(SMALL.labels, abstain_cost=cost))
         workdir = make_run(tmp_path / str(cost), experiment)
+        identity = json.loads((workdir / "run.json").read_text())
+        identity["facts"]["test_points"] = 0
+        (workdir / "run.json").write_text(json.dumps(identity))
         ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
         told = durable.read(ledger)
         ledger.unlink()
@@ -721,6 +724,7 @@ def test_what_validation_labels_measure_and_what_abstentions_cost(tmp_path, blan
         few = "3 validation labels (2 of 5 could not be told), as there is no test set"
         assert f"(ECE, 15 bins) on {few}, against labels paid for" in text
         assert f"Measured on {few}." in text
+        assert "what is measured is measured on 3 validation labels (2 of 5 could not be told))" in lead(text)
         assert "Validation accuracy at the end of each line, in labels paid for: " in text
         assert "labels paid for + 5 for validation. Labels paid for are those to train on and the abst" in text
         far = table(text, "How far")[2]
