@@ -5,12 +5,16 @@ A curve is a mapping of label counts to a metric, for one seed.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal.experiment.directory import Row
+from bdal.errors import ConfigError
+from bdal.experiment import config, directory
+from bdal.experiment.directory import Row, SeedRun
 from bdal.experiment.statistics import (
     HIGHER,
     LOWER,
@@ -42,6 +46,20 @@ from bdal.experiment.statistics import (
 HIGHER_IS_BETTER = {"accuracy": True, "nll": False, "brier": False, "ece": False}
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # of accuracy, to choose from
 GAPS = {"accuracy": (0.005, 0.01, 0.02, 0.05), "nll": (0.02, 0.05, 0.1, 0.2)}  # and as accuracy for the others
+
+
+class About(NamedTuple):
+    """What is known of a run beyond its rows; by default nothing."""
+
+    end: int | None = None  # training labels that were planned
+    finished: frozenset[tuple[str, str, int]] | None = None  # posterior, strategy, seed; None: all, as far as they are
+    planned: frozenset[tuple[str, str, int]] = frozenset()
+    on: str = "test"  # what is measured on: the test set, or "validation" where there is none
+    points: tuple[int, int] = (0, 0)  # the fewest and the most labels for validation that it is measured on
+    asked: int = 0  # of so many; for the others the oracle abstained
+
+
+ROWS_ONLY = About()
 
 
 class Standing(NamedTuple):
@@ -107,6 +125,7 @@ class Analysis(NamedTuple):
     shortest: tuple[tuple[str, int], ...]  # (strategy, seed) whose curves end at `high`, if that is before `end`
     left_out: tuple[tuple[str, int], ...]  # (strategy, seed) that was planned or begun and has not finished
     unpaired: tuple[str, ...]  # strategies without a seed in common with the reference
+    areas: Mapping[str, Mapping[int, float]]  # of each strategy and seed
     standings: tuple[Standing, ...]  # the best area first
     against: tuple[Comparison, ...]  # the reference
     family: tuple[int, int]  # comparisons among which these are corrected, and of how many posteriors they are
@@ -201,6 +220,7 @@ def analyse(
         shortest=tuple(sorted(shortest)) if high < end else (),
         left_out=tuple(sorted(left_out)),
         unpaired=tuple(name for name in others if known and not others[name].keys() & areas[known].keys()),
+        areas=areas,
         standings=tuple(_standing(name, list(seeds.values()), resamples) for name, seeds in areas.items()),
         against=tuple(against),
         family=(len(against), 1),
@@ -209,6 +229,56 @@ def analyse(
         thresholds=tuple(_thresholds(curves, chosen, known, higher, level)),
         needed=tuple(_needed(comparison, len(against), level, gaps) for comparison in against),
     )
+
+
+def about(runs: Iterable[SeedRun], planned: Iterable[tuple[str, str, int]], end: int | None) -> About:
+    """What ledgers and a plan say beyond the rows."""
+    runs = list(runs)
+    events = [event for run in runs for event in run.events if event.get("event") == "evaluated"]
+    held_out = [event for event in events if event.get("on") == "validation"]
+    points = [event.get("points", 0) for event in held_out]
+    return About(
+        end,
+        frozenset(run[:3] for run in runs if run.reason),
+        frozenset(planned),
+        "validation" if held_out else "test",
+        (min(points, default=0), max(points, default=0)),
+        max((event.get("validation_labels", 0) for event in held_out), default=0),
+    )
+
+
+def about_directory(workdir: str | Path) -> About:
+    """What a run directory says beyond its rows; of a config that cannot be read, nothing is planned."""
+    runs = directory.seed_runs(workdir)
+    try:
+        known = directory.identity_of(workdir).get("experiment")
+        path = Path(workdir) / "config.yaml"
+        experiment = config.load(path) if known is None else config.typed(known, str(workdir))
+    except ConfigError:
+        return about(runs, (), None)
+    planned = [
+        (comparison.posterior, comparison.label(strategy), seed)
+        for comparison in experiment.comparisons
+        for strategy in comparison.strategies
+        for seed in experiment.seed_numbers
+    ]
+    return about(runs, planned, experiment.labels.training_labels)
+
+
+def analyse_all(rows: Sequence[Row], known: About = ROWS_ONLY, *, resamples: int = 9999) -> dict[str, Analysis]:
+    """`analyse` for each posterior, as one family; those whose runs have no labels in common are left out.
+
+    Only finished runs are compared, but of a posterior of which none has finished, all as far as they are.
+    """
+    found = {}
+    for posterior in dict.fromkeys(row.posterior for row in rows):
+        finished = {run[1:] for run in known.finished or () if run[0] == posterior}
+        planned = [run[1:] for run in known.planned if run[0] == posterior]
+        with suppress(ValueError):
+            found[posterior] = analyse(
+                rows, posterior, finished=finished or None, planned=planned, end=known.end, resamples=resamples
+            )
+    return dict(zip(found, as_one_family(list(found.values())), strict=True))
 
 
 def as_one_family(analyses: Sequence[Analysis]) -> list[Analysis]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from bdal.experiment.directory import Row
 from bdal.experiment.durable import write_atomic
-from bdal.experiment.tables import Interval, order, student_t, title
+from bdal.experiment.tables import Interval, axis, order, student_t, title
 
-METRICS = (("accuracy", "test accuracy"), ("nll", "test NLL (nats)"), ("ece", "test ECE"))
+METRICS = (("accuracy", "accuracy"), ("nll", "NLL (nats)"), ("ece", "ECE"))
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow; then again with other markers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -54,13 +54,15 @@ STYLE: Any = {
 }
 
 
-def learning_curves(rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS) -> list[Path]:
-    """Accuracy, NLL and ECE against training labels, as `<path_stem>.png` and `.pdf`: side by side, or by posterior.
+def learning_curves(
+    rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS, *, on: str = "test"
+) -> list[Path]:
+    """Accuracy, NLL and ECE against labels, as `<path_stem>.png` and `.pdf`: side by side, or by posterior.
 
     One posterior has its three panels side by side, several have a column each. Lines are means over seeds, bands 95 %
     Student t intervals; label counts that differ between seeds are joined by straight lines, and a strategy's curve
-    ends where one of its seeds does. `kinds` are endings: png, pdf and svg. Returns a path each. Raises `ValueError` if
-    there are no rows.
+    ends where one of its seeds does. `kinds` are endings: png, pdf and svg; `on` is what was measured on, test or
+    validation. Returns a path each. Raises `ValueError` if there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
@@ -86,18 +88,18 @@ def learning_curves(rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[
             for line, (metric, name) in enumerate(METRICS):
                 panel = panels[line, column]
                 for place, strategy in enumerate(strategies):
-                    points = _curve(rows, posterior, strategy, metric)
+                    points = curve(rows, posterior, strategy, metric)
                     if points:
                         look, most = looks[strategy], None if metric == "nll" else 1
                         _draw_curve(panel, points, strategy, {**look, "markevery": _marks(place, len(points))}, most)
                 if alone:
-                    panel.set_title(name)
+                    panel.set_title(f"{on} {name}")
                 elif column == 0:
-                    panel.set_ylabel(name)
+                    panel.set_ylabel(f"{on} {name}")
             if not alone:
                 panels[0, column].set_title(titles[posterior])
         for panel in panels.flat if alone else panels[-1]:
-            panel.set_xlabel(f"training labels (+{validation} validation)")
+            panel.set_xlabel(f"{axis(rows)} (+{validation} validation)")
         figure.align_ylabels(panels[:, 0])
         what = "mean over seeds, 95 % t interval" if max(seeds.values()) > 1 else ""
         heading = [titles[posteriors[0]]] if alone else []
@@ -371,7 +373,7 @@ def _look(place: int) -> dict[str, Any]:
     return {"color": COLORS[color], "marker": marker, "linestyle": "-" if turn % 2 == 0 else ":"}
 
 
-def _curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> list[tuple[int, Interval]]:
+def curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> list[tuple[int, Interval]]:
     """(labels, mean and half-width) at all label counts of the strategy's seeds that every one of them has come to."""
     curves: dict[int, dict[int, float]] = defaultdict(dict)
     for row in rows:

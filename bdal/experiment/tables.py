@@ -8,15 +8,14 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from bdal.experiment.analysis import Analysis, Threshold, analyse, as_one_family
+from bdal.experiment.analysis import ROWS_ONLY, About, Analysis, Threshold, about_directory, analyse_all
 from bdal.experiment.directory import Row
 from bdal.experiment.durable import write_atomic
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range, area, student_t
@@ -38,7 +37,7 @@ class Entry(NamedTuple):
     seeds: int
     half_accuracy: Interval | None  # at `Summary.half` labels
     accuracy: Interval | None  # at `Summary.last` labels
-    area: Interval | None  # under the accuracy curve, divided by its length: the mean accuracy over all label counts
+    area: Interval | None  # as in the posterior's analysis: the mean accuracy over the labels that its runs share
     difference: Interval | None  # of that area from random's, seed by seed; None for random itself
     nll: Interval | None
     ece: Interval | None
@@ -52,6 +51,9 @@ class Summary(NamedTuple):
     last: int
     validation_labels: int
     between: bool  # whether a curve was read between two of its label counts
+    axis: str = "training labels"  # what is counted
+    measured: str = ""  # on what, where it is not the test set
+    areas: str = "the learning curve"  # over which labels
     conclusions: tuple[str, ...] = ()  # a posterior each, together one family of tests
 
 
@@ -70,11 +72,12 @@ def title(posterior: str) -> str:
     return TITLES.get(name, name) + space + rest
 
 
-def summarise(rows: Sequence[Row]) -> Summary:
+def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
     """Rows of a run directory as one entry a (posterior, strategy). Raises `ValueError` if there are none.
 
     They are read at the most labels that all seeds of all strategies have come to, apart from strategies that are more
-    than a tenth behind; label counts that differ are joined by straight lines.
+    than a tenth behind; label counts that differ are joined by straight lines. Areas and their differences are those
+    that are analysed, over the labels and seeds that can be compared.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
@@ -85,27 +88,27 @@ def summarise(rows: Sequence[Row]) -> Summary:
     ends = [min(map(max, seeds.values())) for seeds in curves.values()]
     last = min(end for end in ends if end >= NEAR * max(ends))
     half = min({row.labels for row in rows}, key=lambda labels: (abs(labels - last / 2), labels))
-
-    def inside(seeds: dict[int, dict[int, Row]], low: int, high: int) -> bool:
-        return all(min(curve) <= low <= high <= max(curve) for curve in seeds.values())
-
-    def mean_accuracy(curve: dict[int, Row]) -> float:
-        return area({labels: row.accuracy for labels, row in curve.items()}, first, last)
+    analyses = analyse_all(rows, known, resamples=0)
+    areas = {(name, one.strategy): one.area for name, found in analyses.items() for one in found.standings}
+    differences = {
+        (name, one.strategy): _difference(found.areas[one.strategy], found.areas[one.reference])
+        for name, found in analyses.items()
+        for one in found.against
+    }
 
     entries, between = [], False
     for (posterior, strategy), seeds in curves.items():
 
-        def at(labels: int, field: str, seeds=seeds) -> Interval | None:
-            if not inside(seeds, labels, labels):
+        def inside(labels: int, seeds=seeds) -> bool:
+            return all(min(curve) <= labels <= max(curve) for curve in seeds.values())
+
+        def at(labels: int, field: str, seeds=seeds, inside=inside) -> Interval | None:
+            if not inside(labels):
                 return None
             values = [{count: getattr(row, field) for count, row in curve.items()} for curve in seeds.values()]
             return student_t([area(curve, labels, labels) for curve in values])
 
-        whole = first <= last and inside(seeds, first, last)
-        random = curves.get((posterior, "random"), {})
-        paired = whole and seeds.keys() <= random.keys()
-        paired = paired and inside({seed: random[seed] for seed in seeds}, first, last)
-        between |= any(inside(seeds, n, n) and n not in curve for n in (half, last) for curve in seeds.values())
+        between |= any(inside(n) and n not in curve for n in (half, last) for curve in seeds.values())
         entries.append(
             Entry(
                 posterior,
@@ -113,10 +116,8 @@ def summarise(rows: Sequence[Row]) -> Summary:
                 len(seeds),
                 at(half, "accuracy"),
                 at(last, "accuracy"),
-                student_t([mean_accuracy(curve) for curve in seeds.values()]) if whole else None,
-                student_t([mean_accuracy(curve) - mean_accuracy(random[seed]) for seed, curve in seeds.items()])
-                if strategy != "random" and paired
-                else None,
+                areas.get((posterior, strategy)),
+                differences.get((posterior, strategy)),
                 at(last, "nll"),
                 at(last, "ece"),
             )
@@ -124,29 +125,74 @@ def summarise(rows: Sequence[Row]) -> Summary:
     entries.sort(
         key=lambda entry: (order(entry.posterior), -entry.area.mean if entry.area else math.inf, entry.strategy)
     )
-    analyses = []
-    for posterior in sorted({row.posterior for row in rows}, key=order):
-        with suppress(ValueError):  # curves without labels in common
-            analyses.append(analyse(rows, posterior, resamples=0))
-    said = filter(None, map(conclusion, as_one_family(analyses)))
-    return Summary(entries, half, last, max(row.validation_labels for row in rows), between, tuple(said))
+    said = [conclusion(analyses[posterior]) for posterior in sorted(analyses, key=order)]
+    return Summary(
+        entries, half, last, max(row.validation_labels for row in rows), between, axis(rows), measured_on(known),
+        _over(analyses, (first, last)), tuple(filter(None, said)),
+    )  # fmt: skip
+
+
+def _difference(one: Mapping[int, float], other: Mapping[int, float]) -> Interval:
+    return student_t([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+
+
+def axis(rows: Sequence[Row]) -> str:
+    """What the labels of the rows are: abstentions that were paid for are no labels to train on."""
+    return "labels paid for" if any(row.abstained for row in rows) else "training labels"
+
+
+def measured_on(known: About) -> str:
+    """How many labels for validation stand in the place of the test set; "" where there is one.
+
+    >>> measured_on(About(on="validation", points=(3, 3), asked=8))
+    '3 validation labels (5 of 8 could not be told)'
+    """
+    if known.on == "test":
+        return ""
+    low, high = known.points
+    few = _span(known.asked - high, known.asked - low)
+    lacking = f" ({few} of {known.asked} could not be told)" if low < known.asked else ""
+    return f"{_span(low, high)} validation label{'' if high == 1 else 's'}{lacking}"
+
+
+def _over(analyses: Mapping[str, Analysis], whole: tuple[int, int]) -> str:
+    """The labels that areas are over, in words."""
+    found = [analyses[posterior] for posterior in sorted(analyses, key=order)]
+    out = any(analysis.left_out for analysis in found)
+    if all((analysis.low, analysis.high) == whole for analysis in found) and not out:
+        return "the learning curve"
+    ranges = list(dict.fromkeys(f"{_span(analysis.low, analysis.high)} labels" for analysis in found))
+    if len(ranges) > 1:
+        ranges = [
+            f"{_span(analysis.low, analysis.high)} labels under {title(analysis.posterior)}" for analysis in found
+        ]
+    return f"{_and(ranges)}, which all {'finished ' if out else ''}runs have"
 
 
 def caption(summary: Summary) -> str:
     """What the numbers are: seeds, labels, intervals."""
     seeds = sorted({entry.seeds for entry in summary.entries})
-    number = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     intervals = " ± and [ ] are 95 % Student t intervals over seeds." if seeds[-1] > 1 else ""
     lines = " Between their label counts curves are straight lines." if summary.between else ""
-    behind = any(entry.half_accuracy is None or entry.area is None for entry in summary.entries)
-    alone = any(entry.difference is None and entry.area and entry.strategy != "random" for entry in summary.entries)
+    paid = " Labels paid for are those to train on and the abstentions that are charged; table.csv calls them labels."
+    paid = "" if summary.axis == "training labels" else paid
+    measured = f" Measured on {summary.measured}, as there is no test set." if summary.measured else ""
+    entries = summary.entries
+    behind = any(entry.half_accuracy is None or entry.accuracy is None for entry in entries)
+    alone = any(entry.difference is None and entry.area and entry.strategy != "random" for entry in entries)
     why = " –: not every seed of the strategy has come to these labels." if behind else ""
-    why += " – vs random: not every seed has a run of random that has." if alone else ""
+    why += " No area: no run of the strategy is compared." if any(entry.area is None for entry in entries) else ""
+    why += " – vs random: nothing to compare on the same seeds." if alone and _with_random(summary) else ""
+    against = "vs random: difference of areas on the same seeds; " if _with_random(summary) else ""
     return (
-        f"{number} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} training labels + {summary.validation_labels} "
-        f"for validation.{intervals} Accuracy in %; area: mean accuracy over the learning curve; vs random: difference "
-        f"of areas on the same seeds; NLL (nats) and ECE at the end.{lines}{why}"
+        f"{_span(seeds[0], seeds[-1])} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} {summary.axis} + "
+        f"{summary.validation_labels} for validation.{paid}{measured}{intervals} Accuracy in %; area: mean accuracy "
+        f"over {summary.areas}; {against}NLL (nats) and ECE at the end.{lines}{why}"
     )
+
+
+def _with_random(summary: Summary) -> bool:
+    return any(entry.strategy == "random" for entry in summary.entries)
 
 
 def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -180,6 +226,8 @@ def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[lis
         ]
         for entry in summary.entries
     ]
+    if not _with_random(summary):
+        heads, *lines = ([*line[:4], *line[5:]] for line in [heads, *lines])
     return heads, lines
 
 
@@ -249,7 +297,7 @@ def comma_separated(summary: Summary) -> str:
 
 def write(rows: Sequence[Row], workdir: str | Path) -> Summary:
     """Write `table.md` and `table.csv` into a run directory."""
-    summary = summarise(rows)
+    summary = summarise(rows, about_directory(workdir))
     write_atomic(Path(workdir) / "table.md", markdown(summary))
     write_atomic(Path(workdir) / "table.csv", comma_separated(summary))
     return summary
@@ -350,9 +398,8 @@ def seeds_table(analysis: Analysis) -> Cells:
     scale, digits = SCALES.get(analysis.metric, PLAIN)
     form = _form(analysis.metric, "", 1)
     gaps = [seeds.gap for seeds in analysis.needed[0].gaps] if analysis.needed else []
-    points, unit = (" points", " (points)") if analysis.metric in SCALES else ("", "")
-    heads = ["strategy", "pairs", f"sd of differences{unit}", f"visible gap{unit}"]
-    return [*heads, *(f"for {scale * gap:g}{' point' if points and scale * gap == 1 else points}" for gap in gaps)], [
+    heads = ["strategy", "pairs", "sd", "visible", *(f"gap {scale * gap:g}" for gap in gaps)]
+    return heads, [
         [
             found.strategy,
             str(found.pairs),
@@ -384,53 +431,84 @@ def labels_text(found: Threshold) -> str:
 
 def conclusion(analysis: Analysis) -> str:
     """What may be said of the strategies against the reference, in sentences; "" where there is nothing to compare."""
+    said = _said(analysis)
+    where = f"Area under {NAMES[analysis.metric]} {labels_compared(analysis)}"
+    return f"{where}, {title(analysis.posterior)}: {said}" if said else ""
+
+
+def lead(analysis: Analysis, *, so_far: bool = False) -> str:
+    """The conclusion, and before it which areas are the largest and whether these two can be told apart."""
+    if len(analysis.standings) < 2 or analysis.low == analysis.high:
+        return conclusion(analysis)
+    scale, digits = SCALES.get(analysis.metric, PLAIN)
+    unit = " %" if analysis.metric in SCALES else ""
+    (first, most), (second, next_most) = (
+        (one.strategy, f"{scale * one.area.mean:.{digits}f}{unit}") for one in analysis.standings[:2]
+    )
+    apart, said = best_two(analysis), _said(analysis)
+    return (
+        f"Under {title(analysis.posterior)} {first} has{' so far' if so_far else ''} the largest area under the "
+        f"{NAMES[analysis.metric]} curve {labels_compared(analysis)}, {most} on average, and "
+        f"{second} the second largest, {next_most}{f'; {apart}' if apart else ''}. {said[:1].upper()}{said[1:]}"
+    ).rstrip()
+
+
+def _said(analysis: Analysis) -> str:
     there = {entry.strategy for entry in analysis.standings}
     absent = {strategy for strategy, _ in analysis.left_out} - there
     if len(there | absent) < 2:
         return ""
-    where = f"Area under {NAMES[analysis.metric]} from {analysis.low} to {analysis.high} labels"
-    where = f"{where}, {title(analysis.posterior)}"
     if analysis.low == analysis.high and len(there) > 1:
-        text = f"{title(analysis.posterior)}: {analysis.low} labels are all that the runs have in common; no verdict."
+        text = "this is the one label count that the runs have in common, so there is no verdict."
     elif analysis.reference is None:
         why = (
             f"no seed of {analysis.asked} has finished" if analysis.asked in absent else f"there is no {analysis.asked}"
         )
-        text = f"{where}: {why}, so no strategy is compared with it."
+        text = f"{why}, so no strategy is compared with it."
     elif analysis.against:
-        text = _verdicts(analysis, where)
+        text = _verdicts(analysis)
     elif analysis.unpaired:
-        text = f"{where}: no verdict."
+        text = "no verdict."
     else:
-        text = f"{where}: there is nothing yet to compare with {analysis.reference}."
+        text = f"there is nothing yet to compare with {analysis.reference}."
     if analysis.unpaired:
         text += f" Without a seed in common with {analysis.reference}, so not compared: {_and(analysis.unpaired)}."
     if analysis.shortest:
         runs = [f"{strategy} (seed {seed})" for strategy, seed in analysis.shortest]
         runs = [*runs[:3], f"{len(runs) - 3} more"] if len(runs) > 4 else runs
-        text += f" The comparison ends at {analysis.high} of {analysis.end} labels, where {_and(runs)} ended."
+        came = "has come" if len(analysis.shortest) == 1 else "have come"
+        text += f" The comparison ends at {analysis.high} of {analysis.end} labels, as far as {_and(runs)} {came}."
     if analysis.left_out:
         left = sorted({strategy for strategy, _ in analysis.left_out})
-        number = "1 seed" if len(analysis.left_out) == 1 else f"{len(analysis.left_out)} seeds"
+        number = "1 run" if len(analysis.left_out) == 1 else f"{len(analysis.left_out)} runs"
         text += f" Left out, not finished: {number} of {_and(left)}."
     return text
 
 
-def _verdicts(analysis: Analysis, where: str) -> str:
+def _verdicts(analysis: Analysis) -> str:
     level, count = f"{100 * analysis.level:g} %", len(analysis.against)
     pairs = sorted({found.pairs for found in analysis.against})
-    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    seeds = f"{_span(pairs[0], pairs[-1])} paired seed{'s' if pairs[-1] > 1 else ''}"
     holm = f" after {holm_text(analysis)}" if holm_text(analysis) else ""
     needs = f"a two-sided Wilcoxon test needs {analysis.against[0].needed} pairs to reach {level}{holm}"
     names = {word: [found.strategy for found in analysis.against if found.verdict == word] for word in VERDICTS}
     if len(names[TOO_FEW]) == count:
-        number = "1 paired seed is" if seeds == "1" else f"{seeds} paired seeds are"
-        text = f"{where}: {number} too few to tell any strategy from {analysis.reference} ({needs})."
+        are = "are" if pairs[-1] > 1 else "is"
+        text = f"{seeds} {are} too few to tell any strategy from {analysis.reference} ({needs})."
     else:
-        said = [f"{word} than {analysis.reference}: {_and(names[word])}" for word in (HIGHER, LOWER) if names[word]]
-        said += [f"{SAME} from it: {_and(names[SAME])}"] if names[SAME] else []
-        said += [f"{TOO_FEW}: {_and(names[TOO_FEW])} ({needs})"] if names[TOO_FEW] else []
-        text = f"{where}, {seeds} paired seeds: {'; '.join(said)} (exact two-sided Wilcoxon test, {level}{holm})."
+        said, other = [], analysis.reference
+        for word in VERDICTS:
+            if found := names[word]:
+                many = len(found) > 1
+                ending = {
+                    HIGHER: f"{'are' if many else 'is'} higher than {other}",
+                    LOWER: f"{'are' if many else 'is'} lower than {other}",
+                    SAME: f"cannot be told apart from {other}",
+                    TOO_FEW: f"{'have' if many else 'has'} too few seeds to be told from {other} ({needs})",
+                }[word]
+                said.append(f"{_and(found)} {ending}")
+                other = "it"
+        text = f"over {seeds}, {'; '.join(said)} (exact two-sided Wilcoxon test, {level}{holm})."
     visible = [found.visible for found in analysis.needed if found.strategy in names[SAME]]
     if visible and max(visible) == 0:
         text += f" The results of {_and([*names[SAME], str(analysis.reference)])} are identical on every seed."
@@ -462,40 +540,70 @@ def best_two(analysis: Analysis) -> str:
 
 
 def notes(analysis: Analysis) -> list[str]:
-    """What a reader of the tables has to know, a sentence or two each."""
+    """What a reader of the tables that the analysis fills has to know, a sentence or two each."""
+    there = filled(analysis)
     few = any(found.pairs < 10 for found in analysis.against)
+    thresholds = any(found.pairs for found in analysis.thresholds)
+    tested = there["against"] or there["pairs"] or thresholds
+    exploratory = ["labels to a threshold"] * thresholds + ["pairs of strategies"] * there["pairs"]
     level = f"{100 * analysis.level:g} %"
     chance = analysis.level / 2 * (1 - 1 / analysis.penalties.labels)
     corrected = f", with {holm_text(analysis)}" if holm_text(analysis) else ""
-    return [
-        f"Area: the mean of {NAMES[analysis.metric]} over {analysis.low} to {analysis.high} labels. Differences are "
-        "taken on the same seeds.",
-        "± and [ ] are 95 % Student t intervals, not corrected for the number of comparisons. BCa: bias-corrected and "
-        f"accelerated bootstrap intervals{', too narrow for so few seeds' if few else ''}; nothing is decided by them. "
-        "In brackets behind an interquartile mean: a percentile bootstrap interval.",
-        f"p: exact two-sided Wilcoxon signed-rank test. A verdict of a difference needs a Holm p of at most {level}. "
+    known = {
+        f"Area: the mean of {NAMES[analysis.metric]} {labels_compared(analysis)}."
+        f"{' Differences are taken on the same seeds.' if tested else ''}": True,
+        "± and [ ] are 95 % Student t intervals, not corrected for the number of comparisons. In brackets behind an "
+        "interquartile mean: a percentile bootstrap interval.": any(entry.seeds > 1 for entry in analysis.standings),
+        "BCa: bias-corrected and accelerated bootstrap intervals"
+        f"{', too narrow for so few seeds' if few else ''}; nothing is decided by them.": there["against"],
+        "p: exact two-sided Wilcoxon signed-rank test. A verdict of a difference needs a Holm p of at most "
+        f"{level}.": tested,
         f"The differences from {analysis.asked} are what is asked of the runs: their Holm p is corrected for all of "
-        "them under all posteriors, so that of reports on strategies that are all equal at most "
-        f"{level} find a difference there. It speaks for these data, this network and one metric chosen beforehand.",
-        "The tables of labels to a threshold and of pairs are exploratory: each is corrected for its own comparisons "
-        "and not for there being several tables, so a difference found there is a reason to look again with new "
-        "seeds. In simulations of strategies that are all equal, 6 to 16 of 100 reports with enough seeds held a "
-        "difference in some table, and at most 5 among the differences from random.",
+        f"them under all posteriors, so that of reports on strategies that are all equal at most {level} find a "
+        "difference there. It speaks for these data, this network and one metric chosen beforehand.": there["against"],
+        f"Exploratory: {_and(exploratory)}, corrected for the comparisons of one table and not for there being "
+        "several, so a difference found there is a reason to look again with new seeds. In simulations of strategies "
+        "that are all equal, 6 to 16 of 100 reports with enough seeds held a difference in some table, and at most 5 "
+        "among the differences from random.": exploratory,
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
         f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
-        "count, which is one model for all.",
+        "count, which is one model for all.": there["penalties"],
         "Labels: the first label count at the threshold, the Kaplan–Meier median over seeds. Seeds that never came "
         "there count as later than all that did within their labels (Gehan's scores, exact test). Both take it that "
         "a run's end says nothing of its curve: true of a spent budget, not of rules that stop a run by its "
-        "predictions (stabilised, no expected gain).",
+        "predictions (stabilised, no expected gain).": there["thresholds"],
         "Visible gap: the difference that the pairs at hand would see four times out of five. Seeds needed for a gap: "
         "to see it that often, at the observed standard deviation and, in brackets, at the ends of its own 95 % "
-        f"interval{corrected}, as the verdicts have it.",
-    ]
+        f"interval{corrected}, as the verdicts have it.": there["needed"],
+    }
+    return [text for text, said in known.items() if said]
+
+
+def filled(analysis: Analysis) -> dict[str, bool]:
+    """Which of the tables of an analysis have something to say."""
+    matrix = enumerate(analysis.penalties.matrix)
+    met = any(math.isfinite(share) for i, line in matrix for j, share in enumerate(line) if i != j)
+    return {
+        "against": bool(analysis.against),
+        "thresholds": bool(analysis.thresholds),
+        "needed": any(found.gaps for found in analysis.needed),
+        "penalties": analysis.low < analysis.high and met,
+        "pairs": bool(analysis.pairs),
+    }
 
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def labels_compared(analysis: Analysis) -> str:
+    """From where to where curves are compared."""
+    at = "at" if analysis.low == analysis.high else "from"
+    return f"{at} {_span(analysis.low, analysis.high)} labels"
+
+
+def _span(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _unit(metric: str) -> str:

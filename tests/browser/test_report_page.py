@@ -97,6 +97,17 @@ def test_the_legend_of_the_curves_can_be_reached(browser, request, width, name):
     assert panel > (200 if width > 400 else 160)
 
 
+@pytest.mark.parametrize("name", ["crowded", "page"])
+def test_the_table_of_seeds_needs_no_scrolling(browser, request, name):
+    show(browser, request.getfixturevalue(name))
+    sizes = browser.execute_script(
+        "return [...document.querySelectorAll('.table')].filter(f => f.innerText.includes('Paired seeds that'))"
+        ".map(f => [f.querySelector('table').offsetWidth, f.querySelector('.scroll').clientWidth])"
+    )
+    assert sizes
+    assert all(table <= room for table, room in sizes), sizes
+
+
 def test_contents_lead_to_every_section_and_captions_are_numbered(browser, page):
     show(browser, page)
     titles = browser.execute_script(

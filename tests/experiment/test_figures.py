@@ -109,6 +109,17 @@ def test_one_posterior_has_its_panels_side_by_side(tmp_path, drawn):
     assert drawn[-1].legends[0].get_title().get_text() == "laplace, 1 seed"
 
 
+def test_axes_say_what_was_measured_and_paid_for(tmp_path, drawn):
+    rows = [row._replace(abstained=2 * (row.labels > 20)) for row in make_rows()]
+    for posteriors in (("mc_dropout",), ("mc_dropout", "deep_ensemble")):
+        some = [row for row in rows if row.posterior in posteriors]
+        figures.learning_curves(some, tmp_path / "curves", ("png",), on="validation")
+        axes = drawn.pop().axes
+        names = {panel.get_title() for panel in axes} | {panel.get_ylabel() for panel in axes}
+        assert names >= {"validation accuracy", "validation NLL (nats)", "validation ECE"}
+        assert axes[-1].get_xlabel() == "labels paid for (+30 validation)"
+
+
 def test_seeds_of_other_label_counts_are_joined_by_lines(tmp_path, drawn):
     def line(seed, counts, slope):
         return [Row("p", "a", seed, n, 0, slope * n, 1 - slope * n, 0.5, 0.1) for n in counts]

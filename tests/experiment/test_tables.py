@@ -2,13 +2,15 @@ import csv
 import io
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 from rich.console import Console
 
-from bdal.experiment.analysis import analyse, as_one_family
+from bdal.experiment import config, directory, durable
+from bdal.experiment.analysis import About, about_directory, analyse, analyse_all, as_one_family
 from bdal.experiment.directory import Row
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, seeds_needed
 from bdal.experiment.tables import (
@@ -21,7 +23,9 @@ from bdal.experiment.tables import (
     conclusion,
     labels_table,
     labels_text,
+    lead,
     markdown,
+    measured_on,
     notes,
     pairs_table,
     penalty_table,
@@ -33,6 +37,7 @@ from bdal.experiment.tables import (
     verdict,
     write,
 )
+from tests.synthetic import SMALL, make_run
 
 COUNTS = (20, 40, 60, 100)
 
@@ -129,22 +134,28 @@ def test_by_hand():
 def test_what_is_not_finished_is_left_out():
     rows = [row for row in make_rows() if (row.strategy, row.seed, row.labels) != ("margin", 3, 100)]
     margin = next(entry for entry in summarise(rows).entries if entry.strategy == "margin")
-    assert (margin.accuracy, margin.area, margin.difference, margin.nll) == (None, None, None, None)
-    assert margin.half_accuracy is not None
+    assert (margin.accuracy, margin.nll) == (None, None)
+    assert None not in (margin.half_accuracy, margin.area, margin.difference)
     _, lines = cells(summarise(rows))
-    assert sum(line.count("–") for line in lines) == 2 * (1 + 5)
+    assert sum(line.count("–") for line in lines) == 2 * (1 + 3)
     assert "–: not every seed of the strategy has come to these labels." in caption(summarise(rows))
     assert "–" not in caption(summarise(make_rows()))
 
     unpaired = [row for row in make_rows() if (row.strategy, row.seed) != ("random", 3)]
     margin = next(entry for entry in summarise(unpaired).entries if entry.strategy == "margin")
-    assert margin.area is not None
-    assert margin.difference is None
+    (found,) = analyse(unpaired, "mc_dropout").against[:1]
+    assert found.pairs == 3
     assert caption(summarise(unpaired)).startswith("3 to 4 seeds; ")
-    assert caption(summarise(unpaired)).endswith(" – vs random: not every seed has a run of random that has.")
+    margin = next(entry for entry in summarise(unpaired).entries if entry.strategy == found.strategy)
+    assert margin.difference == pytest.approx(found.difference, rel=1e-5)  # of the three pairs
 
-    alone = [row for row in make_rows() if row.strategy != "random"]
-    assert all(entry.difference is None for entry in summarise(alone).entries)
+    apart = [row for row in make_rows() if (row.strategy == "random") == (row.seed < 2)]
+    assert caption(summarise(apart)).endswith(" – vs random: nothing to compare on the same seeds.")
+    alone = summarise([row for row in make_rows() if row.strategy != "random"])
+    assert all(entry.difference is None for entry in alone.entries)
+    assert cells(alone)[0] == ["strategy", "acc. at 40", "acc. at 100", "area", "NLL", "ECE"]
+    assert {len(line) for line in cells(alone)[1]} == {6}
+    assert "random" not in caption(alone)
 
 
 def test_label_counts_that_differ_are_joined_by_lines():
@@ -161,10 +172,12 @@ def test_label_counts_that_differ_are_joined_by_lines():
     for name, slope in (("random", 0.008), ("margin", 0.01)):
         assert entries[name].half_accuracy == pytest.approx((slope * summary.half, 0))
         assert entries[name].accuracy == pytest.approx((slope * 95, 0))
-        assert entries[name].area == pytest.approx((slope * (20 + 95) / 2, 0))
+        assert entries[name].area == pytest.approx((slope * (20 + 39) / 2, 0), abs=1e-9)  # as far as slow has come
         assert entries[name].nll == pytest.approx((1 - slope * 95, 0))
-    assert entries["margin"].difference == pytest.approx((0.002 * 57.5, 0), abs=1e-9)
-    assert entries["slow"][4:] == (None,) * 5
+    assert entries["margin"].difference == pytest.approx((0.002 * 29.5, 0), abs=1e-9)
+    assert entries["slow"].area == pytest.approx((0.009 * 29.5, 0), abs=1e-9)
+    assert (entries["slow"].accuracy, entries["slow"].nll, entries["slow"].ece) == (None,) * 3
+    assert "area: mean accuracy over 20 to 39 labels, which all runs have; " in caption(summary)
     assert "Between their label counts curves are straight lines. –: not every seed" in caption(summary)
 
 
@@ -224,6 +237,31 @@ def test_write(tmp_path):
     summary = write(make_rows(), tmp_path)
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == markdown(summary)
     assert (tmp_path / "table.csv").read_text() == comma_separated(summary)
+
+
+def test_what_a_directory_says_beyond_its_rows(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    ledger = workdir / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl"
+    told = durable.read(ledger)
+    ledger.unlink()
+    for event in told[:-4]:  # without the last query, evaluation and end
+        durable.append(ledger, event | ({"on": "validation", "points": 4} if event["event"] == "evaluated" else {}))
+    known = about_directory(workdir)
+    assert known.end == SMALL.labels.training_labels == 20
+    assert known.planned - (known.finished or set()) == {("mc_dropout", "random", 1)}
+    assert (known.on, known.points, known.asked) == ("validation", (4, 4), 5)
+    (said,) = write(directory.results(workdir), workdir).conclusions
+    assert "1 paired seed is too few" in said
+    assert said.endswith(" Left out, not finished: 1 run of random.")
+    assert "Measured on 4 validation labels (1 of 5 could not be told)" in (workdir / "table.md").read_text("utf-8")
+    # what was planned is what the run began with, whatever the file says by now
+    more = replace(SMALL, labels=replace(SMALL.labels, budget=500))
+    (workdir / "config.yaml").write_text(config.dump(more))
+    assert about_directory(workdir) == known
+    (workdir / "run.json").unlink()
+    assert about_directory(workdir).end == 400
+    (workdir / "config.yaml").unlink()
+    assert about_directory(workdir) == known._replace(end=None, planned=frozenset())
 
 
 # -- the tables of an analysis ---------------------------------------------------------------------------------------
@@ -289,8 +327,7 @@ def test_penalty_and_labels_and_seeds_tables(analysis):
     assert at_90["margin"][-1] in ("fewer labels", SAME)
 
     heads, lines = seeds_table(analysis)
-    assert heads[2:4] == ["sd of differences (points)", "visible gap (points)"]
-    assert heads[-4:] == ["for 0.5 points", "for 1 point", "for 2 points", "for 5 points"]
+    assert heads == ["strategy", "pairs", "sd", "visible", "gap 0.5", "gap 1", "gap 2", "gap 5"]
     need = analysis.needed[0]
     ends = [seeds_needed(0.005, sd, comparisons=3) for sd in (need.sd, *need.sd_range)]
     assert lines[0][4] == f"{ends[0]} ({ends[1]} to {ends[2]})"
@@ -307,9 +344,9 @@ def test_standings_table(analysis):
 def test_conclusion(analysis):
     text = conclusion(analysis)
     assert text.startswith(
-        "Area under accuracy from 20 to 120 labels, MC dropout, 10 paired seeds: higher than random: margin; "
+        "Area under accuracy from 20 to 120 labels, MC dropout: over 10 paired seeds, margin is higher than random; "
     )
-    assert "lower than random: bald; cannot be told apart from it: copy" in text
+    assert "; bald is lower than it; copy cannot be told apart from it (exact" in text
     assert "5 % after Holm's correction for 3 comparisons" in text
     assert text.endswith(" The results of copy and random are identical on every seed.")
     assert "no proof" not in text
@@ -326,8 +363,8 @@ def test_conclusion(analysis):
 
     rows = made(7, {"random": 0.0, "a": 0.1})
     left = conclusion(analyse(rows, "mc_dropout", finished={(r.strategy, r.seed) for r in rows} - {("a", 3)}))
-    assert "6 paired seeds: higher than random: a (exact" in left
-    assert left.endswith("Left out, not finished: 1 seed of a.")
+    assert "6 paired seeds, a is higher than random (exact" in left
+    assert left.endswith("Left out, not finished: 1 run of a.")
 
 
 def noisy(seeds, gains, counts=(20, 60, 120), noise=0.01) -> list[Row]:
@@ -352,12 +389,12 @@ def test_conclusion_says_what_is_missing():
     )
     assert going.endswith(
         "from 20 to 120 labels, MC dropout: no seed of random has finished, so no strategy is compared with it. "
-        "Left out, not finished: 7 seeds of random."
+        "Left out, not finished: 7 runs of random."
     )
     none = conclusion(analyse([row for row in rows if row.strategy != "random"], "mc_dropout"))
     assert none.endswith("MC dropout: there is no random, so no strategy is compared with it.")
     only = conclusion(analyse(rows, "mc_dropout", finished={("random", 0)}, planned=planned))
-    assert "there is nothing yet to compare with random. Left out, not finished: 20 seeds of a, b and random." in only
+    assert "there is nothing yet to compare with random. Left out, not finished: 20 runs of a, b and random." in only
 
     apart = [row for row in rows if (row.seed < 3) == (row.strategy == "random") or row.strategy == "a"]
     text = conclusion(analyse(apart, "mc_dropout"))
@@ -372,13 +409,14 @@ def test_conclusion_names_who_ended_early():
     cut = [row for row in rows if (row.strategy, row.seed) != ("a", 3) or row.labels <= 60]
     text = conclusion(analyse(cut, "mc_dropout"))
     assert text.startswith(
-        "Area under accuracy from 20 to 60 labels, MC dropout, 8 paired seeds: higher than random: a"
+        "Area under accuracy from 20 to 60 labels, MC dropout: over 8 paired seeds, a is higher than random (exact"
     )
-    assert text.endswith(" The comparison ends at 60 of 120 labels, where a (seed 3) ended.")
+    assert text.endswith(" The comparison ends at 60 of 120 labels, as far as a (seed 3) has come.")
     cut = [row for row in rows if row.strategy != "a" or row.seed == 0 or row.labels <= 20]
     assert conclusion(analyse(cut, "mc_dropout")) == (
-        "MC dropout: 20 labels are all that the runs have in common; no verdict. The comparison ends at 20 of 120 "
-        "labels, where a (seed 1), a (seed 2), a (seed 3) and 4 more ended."
+        "Area under accuracy at 20 labels, MC dropout: this is the one label count that the runs have in common, so "
+        "there is no verdict. The comparison ends at 20 of 120 labels, as far as a (seed 1), a (seed 2), a (seed 3) "
+        "and 4 more have come."
     )
 
 
@@ -408,15 +446,15 @@ def test_a_median_says_how_many_seeds_are_behind_it():
 def test_conclusions_stand_below_the_table_of_a_run():
     rows = made(7, {"random": 0.0, "margin": 0.1}) + made(7, {"random": 0.0, "margin": -0.1}, "deep_ensemble")
     summary = summarise(rows)
-    assert [text.split(", ")[1] for text in summary.conclusions] == ["MC dropout", "deep ensemble"]
-    assert "higher than random: margin" in summary.conclusions[0]
-    assert "lower than random: margin" in summary.conclusions[1]
+    assert [text.split(": ")[0].split(", ")[1] for text in summary.conclusions] == ["MC dropout", "deep ensemble"]
+    assert "margin is higher than random" in summary.conclusions[0]
+    assert "margin is lower than random" in summary.conclusions[1]
     for text in summary.conclusions:  # one family: 7 pairs it takes, where one posterior takes 6
         assert "5 % after Holm's correction for 2 comparisons under 2 posteriors" in text
     assert markdown(summary).endswith("\n\n".join([caption(summary), *summary.conclusions]) + "\n")
     text = io.StringIO()
     Console(file=text, width=120).print(rich_table(summary, 120))
-    assert "higher than random: margin" in " ".join(text.getvalue().split())
+    assert "margin is higher than random" in " ".join(text.getvalue().split())
     six = summarise([row for row in rows if row.seed < 6]).conclusions
     assert all("6 paired seeds are too few to tell any strategy" in text for text in six)
     # one that has not come to the end shortens the comparison, and is named
@@ -425,15 +463,75 @@ def test_conclusions_stand_below_the_table_of_a_run():
     ]
     first, second = summarise(going).conclusions
     assert first.startswith("Area under accuracy from 20 to 60 labels")
-    assert first.endswith("The comparison ends at 60 of 120 labels, where margin (seed 2) ended.")
+    assert first.endswith("The comparison ends at 60 of 120 labels, as far as margin (seed 2) has come.")
     assert second.startswith("Area under accuracy from 20 to 120 labels")
+
+
+def test_notes_are_of_what_is_there():
+    only = " ".join(notes(analyse(made(1, {"margin": 0.1}), "mc_dropout", thresholds=())))
+    assert only == "Area: the mean of accuracy from 20 to 120 labels."
+    alone = " ".join(notes(analyse(made(5, {"margin": 0.1}), "mc_dropout", thresholds=())))
+    assert "± and [ ]" in alone
+    assert not any(word in alone for word in ("BCa", "Holm", "Penalty", "Visible", "Wilcoxon", "exploratory", "random"))
+
+
+def test_the_lead_is_prose():
+    found = analyse(made(10, {"random": 0.0, "margin": 0.05, "copy": 0.05}), "mc_dropout")
+    text = lead(found)
+    assert text.startswith(
+        "Under MC dropout copy has the largest area under the accuracy curve from 20 to 120 labels, 75.3 % on average, "
+        "and margin the second largest, 75.3 %; the two cannot be told apart. Over 10 paired seeds, copy and margin "
+        "are higher than random (exact two-sided Wilcoxon test, 5 %"
+    )
+    assert text.count("labels") == text.count("MC dropout") == 1
+    assert lead(found, so_far=True).startswith("Under MC dropout copy has so far the largest area")
+    alone = analyse(made(3, {"random": 0.0}), "mc_dropout")
+    assert lead(alone) == conclusion(alone) == ""
+
+
+def paid(row: Row, abstained: int) -> Row:
+    return row._replace(labels=row.labels + abstained, abstained=abstained)
+
+
+def test_abstentions_are_paid_for_and_not_trained_on():
+    rows = [paid(row, 3 * (row.labels > 20)) for row in make_rows()]
+    said = caption(summarise(rows))
+    assert (
+        "4 seeds; 103 labels paid for + 25 for validation. Labels paid for are those to train on and the abst" in said
+    )
+    assert "training labels" not in said
+    assert "training labels" in caption(summarise(make_rows()))
+
+
+def test_validation_labels_in_the_place_of_a_test_set():
+    known = About(on="validation", points=(3, 4), asked=8)
+    assert "Measured on 3 to 4 validation labels (4 to 5 of 8 could not be told), as there is no test set." in caption(
+        summarise(make_rows(), known)
+    )
+    assert measured_on(known._replace(points=(8, 8))) == "8 validation labels"
+    assert "Measured" not in caption(summarise(make_rows()))
+
+
+def test_areas_are_of_the_runs_that_are_compared():
+    rows = [row for row in make_rows() if row.strategy != "margin" or row.labels <= 40 or row.seed == 3]
+    runs = frozenset(row[:3] for row in rows)
+    known = About(end=160, finished=runs - {("mc_dropout", "bald", 1)}, planned=runs)
+    summary = summarise(rows, known)
+    found = analyse_all(rows, known, resamples=0)["mc_dropout"]
+    assert (found.low, found.high) == (20, 40)
+    areas = {entry.strategy: entry.area for entry in summary.entries if entry.posterior == "mc_dropout"}
+    assert areas == {one.strategy: one.area for one in found.standings}
+    assert "area: mean accuracy over 20 to 40 labels, which all finished runs have" in caption(summary)
+    assert "The comparison ends at 40 of 160 labels" in summary.conclusions[0]
+    assert "Left out, not finished: 1 run of bald." in summary.conclusions[0]
 
 
 def test_notes_warn_of_few_seeds(analysis):
     assert not any("too narrow" in note for note in notes(analysis))
     few = analyse(made(5, {"random": 0.0, "a": 0.1}), "mc_dropout", metric="nll")
     assert any("too narrow for so few seeds" in note for note in notes(few))
-    assert "mean of NLL over 20 to 120 labels" in notes(few)[0]
+    assert not any(note.startswith("Labels: ") for note in notes(few))  # no threshold of the NLL was chosen
+    assert "mean of NLL from 20 to 120 labels" in notes(few)[0]
     assert comparison_table(few)[0][2] == "− random"
     assert labels_table(few)[1] == []
     joined = " ".join(notes(analysis))

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import yaml
 
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable
+from bdal.experiment.analysis import About, about
 from bdal.experiment.directory import Row, SeedRun
 from bdal.experiment.report.words import both
 from bdal.experiment.tables import order, title
@@ -33,7 +35,8 @@ class Source(NamedTuple):
     experiment: config.Experiment | None  # None: a config of another version, which this one does not read
     problem: str  # why it does not, or that it is of bdal 0.1.0; empty otherwise
     tree: dict[str, Any]  # the config as plain data
-    text: str  # config.yaml
+    text: str  # config.yaml; as the run began, if it was edited since
+    edited: list[str]  # the fields that were
     identity: dict[str, Any]  # run.json
     runs: list[SeedRun]
     rows: list[Row]
@@ -70,6 +73,18 @@ class Group(NamedTuple):
         """A section of the config as plain data, with the defaults of what it leaves out."""
         defaults = {"labels": config.Labels(), "query": config.Query(), "data": config.Data()}
         return {**vars(defaults[name]), **self.sources[0].tree.get(name, {})}
+
+    @property
+    def training_labels(self) -> int:
+        """The labels to train on with which the budget is spent."""
+        labels = self.section("labels")
+        return labels["budget"] - round(labels["validation"] * labels["budget"])
+
+    @property
+    def about(self) -> About:
+        """What is known of the runs beyond their rows."""
+        planned = [(*key, seed) for key, seeds in self.planned.items() for seed in seeds]
+        return about(self.runs, planned, self.training_labels)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -133,8 +148,12 @@ def _read(path: Path, name: str) -> Source:
         found = "no config.yaml in it" if path.is_dir() else "no such directory"
         raise ConfigError(f"{path}: expected a run directory, as `bdal run` writes it, found {found}")
     experiment, problem = None, ""
+    identity, text, edited = directory.identity_of(path), (path / "config.yaml").read_text(encoding="utf-8"), []
     try:
         experiment = config.load(path / "config.yaml")
+        began = _began(identity, experiment)
+        if edited := config.differences(began, experiment):
+            experiment, text = began, config.dump(began)
         tree = config.as_dict(experiment)
     except ConfigError as error:
         tree = _plain_config(path / "config.yaml", error)
@@ -155,8 +174,18 @@ def _read(path: Path, name: str) -> Source:
     cost = tree.get("labels", {}).get("abstain_cost", 1)
     rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
     torn = sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})
-    text = (path / "config.yaml").read_text(encoding="utf-8")
-    return Source(name, experiment, problem, tree, text, directory.identity_of(path), runs, rows, warned, torn)
+    return Source(name, experiment, problem, tree, text, edited, identity, runs, rows, warned, torn)
+
+
+def _began(identity: dict[str, Any], now: config.Experiment) -> config.Experiment:
+    """The config that a run began with, as `run.json` keeps it: all but where its data lies."""
+    if "experiment" not in identity:  # of bdal 0.1.0, or not begun
+        return now
+    began = config.typed(identity["experiment"], "run.json")
+    data = replace(began.data, data_dir=now.data.data_dir)
+    if began.data.name == "path":
+        data = replace(data, name=now.data.name)
+    return replace(began, data=data)
 
 
 def _plain_config(path: Path, error: ConfigError) -> dict[str, Any]:

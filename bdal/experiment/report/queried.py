@@ -49,7 +49,7 @@ def pool_of(group: Group, load_data: bool) -> Pool:
         return Pool(list(data.class_names), True, shares, data.source.inputs, "the pool has no labels")
     if names := group.facts.get("classes"):
         return Pool([str(name) for name in names], True, None, None, missing)
-    met = [label for run in group.runs for label in _answers(run, "validation", "initial", "labelled").values()]
+    met = [label for run in group.runs for label in _answers(run, "validation", "initial").values()]
     most = max((label for label in met if label is not None), default=-1)
     return Pool([str(label) for label in range(most + 1)], False, None, None, missing)
 
@@ -89,7 +89,7 @@ def _load(source: Source) -> tuple[Any, str]:
 
 def _agree(runs: Sequence[SeedRun], data: Any) -> bool:
     """Whether every label in the ledgers is that of its point."""
-    answers = [pair for run in runs for pair in _answers(run, "validation", "initial", "labelled").items()]
+    answers = [pair for run in runs for pair in _answers(run, "validation", "initial").items()]
     return all(index < data.num_points and data.pool_labels[index] == label for index, label in answers)
 
 
@@ -119,20 +119,35 @@ def _queries(run: SeedRun) -> dict[int, list[int]]:
     }
 
 
-def _answers(run: SeedRun, *kinds: str) -> dict[int, int | None]:
-    """Pool index to its last answer, None where the oracle abstained: of queries, if no kinds of events are named.
-
-    Answers of round -1, which people give before there is a training set, are in "validation" and "initial" again.
-    """
-    answers: dict[int, int | None] = {}
+def _given(run: SeedRun) -> dict[int, list[int | None]]:
+    """Pool index to all answers for it in the order they came, None where the oracle abstained."""
+    given: dict[int, list[int | None]] = defaultdict(list)
     for event in run.events:
         kind = event.get("event")
-        if kind in (kinds or ("labelled",)) and event.get("round", 0) >= 0:
-            answers.update(zip(event["indices"], event["labels"], strict=True))
-        elif kind == "relabelled":
-            pairs = zip(event["indices"], event["labels"], strict=True)
-            answers.update((index, label) for index, label in pairs if index in answers)
-    return answers
+        if kind in ("validation", "initial", "labelled", "relabelled"):
+            for index, label in zip(event["indices"], event["labels"], strict=True):
+                if kind in ("labelled", "relabelled") or not given[index]:  # the start repeats what people answered
+                    given[index].append(label)
+    return given
+
+
+def _answers(run: SeedRun, *kinds: str) -> dict[int, int | None]:
+    """Pool index to its last answer, None where the oracle abstained: of queries, and of the start if it is named."""
+    asked = {index for query in _queries(run).values() for index in query}
+    asked |= {index for event in run.events if event.get("event") in kinds for index in event["indices"]}
+    return {index: given[-1] for index, given in _given(run).items() if index in asked}
+
+
+def unanswered(run: SeedRun) -> int:
+    """Points that were queried, those to start with too, and have no answer yet."""
+    asked = {index for event in run.events if event.get("event") == "queried" for index in event["indices"]}
+    return len(asked - _given(run).keys())
+
+
+def _contradictions(run: SeedRun) -> int:
+    """Answers for a point that has another, different one already."""
+    every = [(given[:place], label) for given in _given(run).values() for place, label in enumerate(given)]
+    return sum(any(other != label for other in before) for before, label in every)
 
 
 # -- classes ---------------------------------------------------------------------------------------------------------
@@ -254,46 +269,59 @@ def _class_name(label: int, classes: Sequence[str]) -> str:
 
 
 def _labels(group: Group, pool: Pool) -> Section:
-    lines, lacking = [], []
+    lines, lacking, trained = [], [], []
     for key in group.planned:
         runs = group.runs_of(key)
         if not runs:
             continue
-        answers = [list(_answers(run).values()) for run in runs]
-        abstained = [found.count(None) for found in answers]
-        labels = [len(found) - without for found, without in zip(answers, abstained, strict=True)]
-        again = [sum(len(e["indices"]) for e in run.events if e.get("event") == "relabelled") for run in runs]
-        lines.append([title(key[0]), key[1], span(labels), span(abstained), span(again)])
-        lacking += _lacking(key, runs, pool)
+        queried = [_labelled(_answers(run)) for run in runs]
+        every = [{index: given[-1] for index, given in _given(run).items()} for run in runs]
+        start = [_labelled(found) - later for found, later in zip(every, queried, strict=True)]
+        abstained = [len(found) - _labelled(found) for found in every]
+        counts = (start, queried, abstained, list(map(_contradictions, runs)))
+        lines.append([title(key[0]), key[1], *map(span, counts)])
+        seen = {run.seed: {label for label in _answers(run, "initial").values() if label is not None} for run in runs}
+        trained += [bool(labels) for labels in seen.values()]
+        lacking += _lacking(key, seen, pool)
     if not lines:
         return Section("Answers", [])
     blocks: list[Block] = []
     if noise := group.facts.get("label_noise"):
         text = f"The simulated oracle is wrong on purpose: {100 * noise:.3g} % of the pool's labels were flipped."
         blocks.append(Paragraph(text))
-    if any(line[3:] != ["0", "0"] for line in lines):
-        caption = "Answers to the queries of a seed. Answers that contradict an earlier one are kept beside it."
-        heads = ["posterior", "strategy", "labels", "abstentions", "contradictions"]
+    if any(line[4:] != ["0", "0"] for line in lines):
+        caption = (
+            "Labels of a seed, to start with (for validation, too) and by its queries, the points of both for which "
+            "there is none as the oracle abstained, and answers that contradict an earlier one, which are kept beside "
+            "it."
+        )
+        heads = ["posterior", "strategy", "to start with", "by query", "abstentions", "contradictions"]
         blocks.append(Table(caption, heads, lines, left=2))
-    else:
+    elif any(line[2:4] != ["0", "0"] for line in lines):
         blocks.append(Paragraph("No label was withheld, and no answer contradicted an earlier one."))
-    if lacking:
+    if not any(trained):
+        blocks.append(Paragraph("There are no labels to train on yet."))
+    elif lacking:
         blocks += [Paragraph("Classes that have no training label yet:", note=True), Bullets(lacking)]
     elif pool.certain:
-        blocks.append(Paragraph("Every class has a training label in every run."))
+        begun = "" if all(trained) else " that has begun to train"
+        blocks.append(Paragraph(f"Every class has a training label in every run{begun}."))
     else:
         text = "Whether a class has no label yet cannot be said: which classes there are is not on record."
         blocks.append(Paragraph(text))
     return Section("Answers", blocks)
 
 
-def _lacking(key: Key, runs: Sequence[SeedRun], pool: Pool) -> list[str]:
-    """A sentence for each set of classes that some seeds have no training label of."""
+def _labelled(answers: Mapping[int, int | None]) -> int:
+    return sum(label is not None for label in answers.values())
+
+
+def _lacking(key: Key, seen: Mapping[int, set[int]], pool: Pool) -> list[str]:
+    """A sentence for each set of classes that some seeds have no training label of; `seen` are those of each seed."""
     seeds: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for run in runs:
-        seen = set(_answers(run, "initial", "labelled").values())
-        if seen:
-            seeds[tuple(name for label, name in enumerate(pool.classes) if label not in seen)].append(run.seed)
+    for seed, labels in seen.items():
+        if labels:
+            seeds[tuple(name for label, name in enumerate(pool.classes) if label not in labels)].append(seed)
     return [
         f"{title(key[0])}, {key[1]}, seed {both(map(str, found))}: "
         f"no label of {several(len(names), 'class', 'classes')}, {both(names)}"

@@ -4,16 +4,18 @@ Plain functions of a `Group`, each a section. What the strategies asked for is i
 """
 
 import re
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bdal.experiment import config, figures, tables
-from bdal.experiment.analysis import Analysis, analyse, as_one_family
+from bdal.experiment.analysis import Analysis, analyse_all
+from bdal.experiment.directory import Row
 from bdal.experiment.report import queried
 from bdal.experiment.report.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source, merge
@@ -43,7 +45,8 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
     """Everything that is said of one group of run directories; its figures are `folder/<prefix>*`."""
     pool = queried.pool_of(group, load_data)
     draw = _drawer(folder, prefix)
-    analyses = _analyses(group)
+    analyses = analyse_all(group.rows, group.about)
+    analyses = {posterior: analyses[posterior] for posterior in group.posteriors if posterior in analyses}
     sections = [
         _progress(group),
         _curves(group, draw),
@@ -59,7 +62,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
         for section, after in zip(sections, [*sections[1:], None], strict=True)
         if section.blocks or (after is not None and after.level > section.level)
     ]
-    lead = [_setting(group, pool), _how_far(group), *_outcome(analyses)]
+    lead = [_setting(group, pool), _how_far(group), *_outcome(group, analyses)]
     return Part(lead, sections)
 
 
@@ -126,6 +129,7 @@ def _seeds(group: Group) -> str:
 
 def _data(group: Group, pool: Pool) -> str:
     data, facts = group.section("data"), group.facts
+    held_out = tables.measured_on(group.about) or "the validation labels"
     size = facts.get("points") or (len(pool.inputs) if pool.inputs is not None else None)
     distinct = facts.get("distinct_points")
     builders = [_builder(builder) for builder in data["builders"]]
@@ -135,7 +139,7 @@ def _data(group: Group, pool: Pool) -> str:
         f"{distinct:,} of them distinct" if distinct and distinct != size else "",
         f"{len(pool.classes)} classes" if pool.certain else "",
         f"changed by {both(builders)}" if builders else "",
-        "no test set: what is measured is measured on the validation labels" if facts.get("test_points") == 0 else "",
+        f"no test set: what is measured is measured on {held_out}" if facts.get("test_points") == 0 else "",
     ]
     known = ", ".join(filter(None, known))
     name = Path(str(data["name"])).name
@@ -153,37 +157,41 @@ def _how_far(group: Group) -> str:
     """How many of the runs are finished, and how far the others are."""
     states = [_state(group, key, seed) for key, seeds in group.planned.items() for seed in seeds]
     still_open = [state.rounds for state in states if state.reason is None]
-    rounds = f"{span(still_open)} of {_planned_rounds(group)} rounds, not finished"
+    rounds = f"{_of_planned(group, span(still_open))} rounds, not finished"
     if not any(state.started for state in states):
         return "Nothing has been run yet."
     if not still_open:
         why = both(REASONS.get(reason, reason) for reason in sorted({str(state.reason) for state in states}))
-        return f"{f'All {len(states)} runs are' if len(states) > 1 else 'The run is'} finished: {why}."
+        every = {1: "The run is", 2: "Both runs are"}.get(len(states), f"All {len(states)} runs are")
+        return f"{every} finished: {why}."
+    if waits := _waits(group):
+        return f"{waits} {_of_planned(group, span(still_open))} rounds are done."
     if len(states) == 1:
         return f"The run has come to {rounds}."
     if len(still_open) == len(states):
         return f"None of {len(states)} runs is finished; they have come to {rounds}."
-    return f"{len(states) - len(still_open)} of {len(states)} runs are finished; the others have come to {rounds}."
+    others = "the other has" if len(still_open) == 1 else "the others have"
+    return f"{len(states) - len(still_open)} of {len(states)} runs are finished; {others} come to {rounds}."
 
 
-def _outcome(analyses: Mapping[str, tuple[Analysis | None, bool]]) -> list[str]:
+def _waits(group: Group) -> str:
+    """For how many labels of people a run waits, and how they are given; "" where it waits for none."""
+    if group.section("labels")["oracle"] != "people":
+        return ""
+    wanted = sum(queried.unanswered(run) for run in group.runs if not run.reason)
+    how = f": bdal label {shlex.quote(group.sources[0].name)}" if len(group.sources) == 1 else ""
+    return f"The run waits for {several(wanted, 'label')}{how}." if wanted else ""
+
+
+def _outcome(group: Group, analyses: Mapping[str, Analysis]) -> list[str]:
     """The best strategy of each posterior, and whether that can be concluded."""
-    texts = []
-    for posterior, (analysis, so_far) in analyses.items():
-        if analysis is None:
-            continue
-        best = ""
-        if len(analysis.standings) > 1 and analysis.low < analysis.high:
-            first, second = analysis.standings[:2]
-            until = f" so far, over the first {analysis.high} labels," if so_far else ""
-            apart = tables.best_two(analysis)
-            best = (
-                f"{capital(title(posterior))}: {first.strategy} has{until} the largest area under the accuracy curve, "
-                f"{100 * first.area.mean:.1f} % on average over the label axis, {second.strategy} the second largest, "
-                f"{100 * second.area.mean:.1f} %{f'; {apart}' if apart else ''}. "
-            )
-        texts.append(f"{best}{tables.conclusion(analysis)}".rstrip())
+    texts = [tables.lead(found, so_far=_so_far(group, posterior)) for posterior, found in analyses.items()]
     return list(filter(None, texts))
+
+
+def _so_far(group: Group, posterior: str) -> bool:
+    """Whether no run of a posterior has finished, so that what is compared are runs that go on."""
+    return not any(run.reason for run in group.runs if run.posterior == posterior)
 
 
 # -- how far ---------------------------------------------------------------------------------------------------------
@@ -205,29 +213,27 @@ def _state(group: Group, key: Key, seed: int) -> _State:
     return _State(bool(run.events), len(evaluated), labels, run.reason)
 
 
-def _planned_rounds(group: Group) -> int:
-    """Rounds with which the budget is spent, the first one included."""
+def _of_planned(group: Group, rounds: str) -> str:
+    """Rounds, of those with which the budget is spent; abstentions that cost nothing make more of them."""
     labels, query = group.section("labels"), group.section("query")
-    return 1 + max(0, -(-(_planned_labels(group) - labels["initial"]) // query["size"]))
-
-
-def _planned_labels(group: Group) -> int:
-    """The labels to train on with which the budget is spent."""
-    labels = group.section("labels")
-    return labels["budget"] - round(labels["validation"] * labels["budget"])
+    if not labels["abstain_cost"]:
+        return rounds
+    return f"{rounds} of {1 + max(0, -(-(group.training_labels - labels['initial']) // query['size']))}"
 
 
 def _progress(group: Group) -> Section:
-    total, lines = _planned_rounds(group), []
+    lines = []
     for key, seeds in group.planned.items():
         states = [_state(group, key, seed) for seed in seeds]
         reasons = Counter(state.reason for state in states if state.reason is not None)
-        ends = [f"{REASONS.get(reason, reason)} ({count})" if len(reasons) > 1 else REASONS.get(reason, reason)
-                for reason, count in reasons.items()]  # fmt: skip
-        whole = all(state.reason for state in states)
-        if not whole:
-            ends.append("not finished" if any(state.started for state in states) else "not started")
-        far = f"{span([state.rounds for state in states])} of {total}"
+        some = len(reasons) > 1 or sum(reasons.values()) < len(seeds)
+        ends = [
+            f"{count} of {len(seeds)}: {REASONS.get(reason, reason)}" if some else REASONS.get(reason, reason)
+            for reason, count in reasons.items()
+        ]
+        if not ends:
+            ends = ["not finished" if any(state.started for state in states) else "not started"]
+        far = _of_planned(group, span([state.rounds for state in states]))
         labels = span([state.labels for state in states])
         lines.append([title(key[0]), key[1], "; ".join(ends), f"{sum(reasons.values())} of {len(seeds)}", far, labels])
     caption = (
@@ -251,8 +257,8 @@ def _progress(group: Group) -> Section:
 def _curves(group: Group, draw: Draw) -> Section:
     if not group.rows:
         return Section("Learning curves", [Paragraph("No round has been evaluated yet.")])
-    on = {event.get("on") for run in group.runs for event in run.events if event.get("event") == "evaluated"}
-    data = "the validation labels, since there is no test set," if "validation" in on else "the test set"
+    known = group.about
+    data = f"{on}, as there is no test set," if (on := tables.measured_on(known)) else "the test set"
     posteriors = [posterior for posterior in group.posteriors if any(row.posterior == posterior for row in group.rows)]
     blocks: list[Block] = []
     for start in range(0, len(posteriors), PANELS):
@@ -263,61 +269,42 @@ def _curves(group: Group, draw: Draw) -> Section:
         )
         what = "Accuracy, negative log-likelihood (NLL, nats) and expected calibration error (ECE, 15 bins)"
         caption = (
-            f"{what} on {data} against training labels. "
+            f"{what} on {data} against {tables.axis(rows)}. "
             f"Lines are means over {span(seeds)} seeds, as far as all seeds of a strategy have come; {bands}."
             if max(seeds) > 1
-            else f"{what} on {data} against training labels, of one seed: no intervals."
+            else f"{what} on {data} against {tables.axis(rows)}, of one seed: no intervals."
         )
         name = f"curves_{start // PANELS + 1}" if start else "curves"
-        blocks.append(draw(name, f"Learning curves. {_ends(rows)}", caption, figures.learning_curves, rows))
+        alt = f"Learning curves. {_ends(rows, known.on)}"
+        blocks.append(draw(name, alt, caption, partial(figures.learning_curves, on=known.on), rows))
     return Section("Learning curves", blocks)
 
 
-def _ends(rows: list) -> str:
-    """Where each strategy's accuracy ends, in words."""
-    values: dict[Key, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        values[row[:2]][row.labels].append(row.accuracy)
-    ends = [
-        f"{title(posterior)} {strategy} {100 * np.mean(found[max(found)]):.1f} % at {max(found)} labels"
-        for (posterior, strategy), found in values.items()
-    ]
-    return f"Accuracy at the end: {'; '.join(ends)}."
+def _ends(rows: Sequence[Row], on: str) -> str:
+    """Where each strategy's line of accuracies ends, in words."""
+    ends = []
+    for posterior, strategy in dict.fromkeys(row[:2] for row in rows):
+        if line := figures.curve(rows, posterior, strategy, "accuracy"):
+            labels, accuracy = line[-1]
+            ends.append(f"{title(posterior)} {strategy} {100 * accuracy.mean:.1f} % at {labels}")
+    return f"{capital(on)} accuracy at the end of each line, in {tables.axis(rows)}: {'; '.join(ends)}."
 
 
 # -- how sure --------------------------------------------------------------------------------------------------------
 
 
-def _analyses(group: Group) -> dict[str, tuple[Analysis | None, bool]]:
-    """Of each posterior the statistics, and whether they are of runs that go on, as none has finished.
-
-    The comparisons with random under all posteriors are one family.
-    """
-    found, going = {}, {}
-    for posterior in group.posteriors:
-        finished = {(run.strategy, run.seed) for run in group.runs if run.posterior == posterior and run.reason}
-        planned = [(strategy, seed) for (name, strategy), seeds in group.planned.items() if name == posterior
-                   for seed in seeds]  # fmt: skip
-        going[posterior] = not finished
-        with suppress(ValueError):  # nothing evaluated, or no labels in common
-            found[posterior] = analyse(
-                group.rows, posterior, finished=finished or None, planned=planned, end=_planned_labels(group)
-            )
-    judged = dict(zip(found, as_one_family(list(found.values())), strict=True))
-    return {posterior: (judged.get(posterior), so_far) for posterior, so_far in going.items()}
-
-
-def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool]]) -> list[Section]:
+def _comparison(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
     if not group.rows:
         return []
-    summary = tables.summarise(group.rows)
+    summary = tables.summarise(group.rows, group.about)
     heads, lines = tables.cells(summary)
     heads = ["posterior", *heads]
     lines = [[title(entry.posterior), *line] for entry, line in zip(summary.entries, lines, strict=True)]
     first: list[Block] = [Table(f"What each strategy reached. {tables.caption(summary)}", heads, lines, left=2)]
     notes: list[str] = []
     below = []
-    for posterior, (analysis, so_far) in analyses.items():
+    for posterior in group.posteriors:
+        analysis = analyses.get(posterior)
         if analysis is None:
             text = (
                 f"{capital(title(posterior))}: there is nothing to compare, as not every strategy has been evaluated."
@@ -325,7 +312,7 @@ def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool
             below.append(Section(capital(title(posterior)), [Paragraph(text)], level=3))
             continue
         blocks: list[Block] = []
-        if so_far:
+        if _so_far(group, posterior):
             blocks.append(
                 Paragraph(
                     f"No run has finished. This compares what all have so far, up to {analysis.high} labels; to look "
@@ -333,13 +320,11 @@ def _comparison(group: Group, analyses: Mapping[str, tuple[Analysis | None, bool
                     note=True,
                 )
             )
-        if text := tables.conclusion(analysis):
-            blocks.append(Paragraph(text))
         blocks += _tables(analysis)
         below.append(Section(capital(title(posterior)), blocks, level=3))
         notes = [*notes, *(note for note in tables.notes(analysis) if note not in notes)]
     return [
-        Section("Comparison of strategies", [*first]),
+        Section("Comparison of strategies", first),
         *below,
         Section("How to read these tables", [Bullets(notes)] if notes else [], level=3),
     ]
@@ -354,25 +339,29 @@ def _tables(analysis: Analysis) -> list[Block]:
         )
 
     name, counts, holm = tables.NAMES[analysis.metric], analysis.penalties.labels, tables.holm_text(analysis)
-    area = f"Area under {name} from {analysis.low} to {analysis.high} labels."
+    there, unit = tables.filled(analysis), " points" if analysis.metric in tables.SCALES else ""
+    area = f"Area under {name} {tables.labels_compared(analysis)}."
+    needed = (
+        f"Paired seeds that it takes to see a gap in {name} of so many{unit}, and the standard deviation (sd) of the "
+        f"differences and the gap that is visible to the seeds at hand, in{unit or ' its unit'}."
+    )
     primary = f"Differences from {analysis.reference}, seed by seed{f', with {holm}' if holm else ''}."
     tests = sum(found.pairs > 0 for found in analysis.thresholds)
     labels = f"Labels to a threshold (seeds that came there).{exploratory(tests)}"
     matrix = f"Pairwise penalty matrix over {counts} label counts: how often the line's strategy beats the column's."
-    met = analysis.penalties.matrix[~np.eye(len(analysis.standings), dtype=bool)]
     other = f" other than {analysis.reference}" if analysis.reference else ""
     pairs = f"Pairs of strategies{other}.{exploratory(len(analysis.pairs))}"
     kinds = [
         (True, tables.standings_table, 1, area),
-        (bool(analysis.against), tables.comparison_table, 1, primary),
-        (bool(analysis.thresholds), tables.labels_table, 2, labels),
-        (bool(analysis.needed), tables.seeds_table, 1, f"Seeds that it takes to see a gap in {name}."),
-        (analysis.low < analysis.high and np.isfinite(met).any(), tables.penalty_table, 1, matrix),
-        (bool(analysis.pairs), tables.pairs_table, 2, pairs),
+        (there["against"], tables.comparison_table, 1, primary),
+        (there["thresholds"], tables.labels_table, 2, labels),
+        (there["needed"], tables.seeds_table, 1, needed),
+        (there["penalties"], tables.penalty_table, 1, matrix),
+        (there["pairs"], tables.pairs_table, 2, pairs),
     ]
     blocks: list[Block] = []
-    for there, make, left, caption in kinds:
-        if there:
+    for said, make, left, caption in kinds:
+        if said:
             heads, lines = make(analysis)
             shade = make is tables.penalty_table
             blocks.append(Table(caption, heads, lines, left=left, shade=shade, folded=len(lines) > SHORT))
@@ -481,6 +470,13 @@ def _configuration(group: Group) -> Section:
         for source in group.sources
         if source.problem
     ]
+    for source in group.sources:
+        if source.edited:
+            text = (
+                f"{f'{source.name}/' if others else ''}config.yaml was edited after the run had begun, in what follows "
+                "(as the run began != in the file); this report is of the run as it began:"
+            )
+            blocks += [Paragraph(text, note=True), Bullets(source.edited)]
     blocks.append(Folded(f"{first.name}/config.yaml" if others else "config.yaml", first.text))
     for source in others:
         if source.experiment is None or first.experiment is None:

@@ -206,8 +206,8 @@ def test_a_run_of_which_some_seeds_are_behind(tmp_path, blank):
     _, text = read(report([workdir], load_data=False))
     assert "2 of 4 runs are finished; the others have come to 0 to 1 of 3 rounds, not finished." in text
     assert [line[1:5] for line in table(text, "How far")[2:]] == [
-        ["power_bald-beta-4", "budget spent; not finished", "1 of 2", "0 to 3 of 3"],
-        ["random", "budget spent; not finished", "1 of 2", "1 to 3 of 3"],
+        ["power_bald-beta-4", "1 of 2: budget spent", "1 of 2", "0 to 3 of 3"],
+        ["random", "1 of 2: budget spent", "1 of 2", "1 to 3 of 3"],
     ]
 
 
@@ -237,7 +237,9 @@ def test_directories_of_earlier_versions(tmp_path, blank, monkeypatch, name):
         # the subset is drawn by another key since, so these are not the points that were queried
         assert "No contact sheets: the data that lies here is not the data of the run" in text
         assert "![Images that" not in text
-        assert "higher than random: lcmd, batchbald" in text
+        assert (
+            "lcmd, batchbald, margin, power_bald, mutual_information_penalty and badge are higher than random" in text
+        )
 
 
 def test_an_earlier_versions_data_is_shown_only_if_its_labels_are_those_of_the_ledger(tmp_path, blank):
@@ -338,10 +340,10 @@ def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank)
             again = {"event": "relabelled", "indices": event["indices"][2:3], "labels": [(event["labels"][2] + 1) % 8]}
             durable.append(ledger, again)
     _, text = read(report([workdir]))
-    assert table(text, "Answers to the queries")[2] == ["MC dropout", "bald", "6", "4", "1"]
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "15", "6", "4", "1"]
     assert "12.5 % of the pool's labels were flipped" in text
     (group,) = gather([workdir])
-    seen = set(queried._answers(group.runs[0], "initial", "labelled").values())
+    seen = set(queried._answers(group.runs[0], "initial").values())
     absent = [str(label) for label in range(10) if label not in seen]
     assert absent[-2:] == ["8", "9"]
     listed = re.search(r"MC dropout, bald, seed 0: no label of (\d+) classes, (.*)", text)
@@ -352,6 +354,59 @@ def test_abstentions_contradictions_and_classes_without_a_label(tmp_path, blank)
     assert len(answers) == 10  # the one that was labelled again counts once, by its last answer
     (again,) = [event for event in group.runs[0].events if event["event"] == "relabelled"]
     assert answers[again["indices"][0]] == again["labels"][0]
+
+
+def people(folder: Path, **labels) -> tuple[Path, list[dict]]:
+    """A run that people answer, with nothing in it yet, and the ledger that it is to have."""
+    labels = replace(SMALL.labels, oracle="people", **labels)
+    workdir = make_run(folder, replace(one_seed(), labels=labels))
+    ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+    validation, initial, *told = durable.read(ledger)
+    start = {name: validation[name] + initial[name] for name in ("indices", "labels")}
+    asked = {"event": "queried", "round": -1, "indices": start["indices"]}
+    ledger.unlink()
+    (ledger.parent / "metrics.jsonl").unlink()
+    return workdir, [asked, {"event": "labelled", "round": -1, **start}, validation, initial, *told]
+
+
+def tell(workdir: Path, *told: dict) -> str:
+    """The report after more events."""
+    for event in told:
+        durable.append(workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl", event)
+    return read(report([workdir], load_data=False))[1]
+
+
+def test_answers_of_people_and_their_corrections(tmp_path, blank):
+    workdir, (asked, start, validation, initial, evaluated, query, answered, *_) = people(tmp_path / "run")
+    text = tell(workdir, asked)
+    assert section(text, "Answers").strip() == "There are no labels to train on yet."
+    assert "The run waits for 15 labels: bdal label run. 0 of 3 rounds are done." in lead(text)
+    indices, labels = start["indices"], start["labels"]
+    other = [(label + 1) % 10 for label in labels]
+
+    # before there is a training set: a correction by a person, and a point of two contradicting answers by file
+    tell(workdir, {**start, "indices": indices[:2], "labels": [other[0], None]})
+    again = {"event": "labelled", "round": -1, "source": {"file": "b.csv"}}
+    text = tell(workdir, {**again, "indices": indices[:1], "labels": labels[:1]})
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "1", "0", "1", "1"]
+    assert "There are no labels to train on yet." in text
+    text = tell(workdir, {**start, "indices": indices[2:], "labels": labels[2:]}, validation, initial, evaluated, query)
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "14", "0", "1", "1"]
+    assert "There are no labels" not in text
+    assert "The run waits for 5 labels: bdal label run. 1 of 3 rounds are done." in lead(text)
+
+    # with the answers to a query a point of the start is corrected: 5 labels by query, not 6
+    more = {
+        **answered, "indices": [*answered["indices"], initial["indices"][3]],
+        "labels": [*answered["labels"], (initial["labels"][3] + 1) % 10],
+    }  # fmt: skip
+    text = tell(workdir, more)
+    assert table(text, "Labels of a seed")[2] == ["MC dropout", "bald", "14", "5", "1", "2"]
+    assert "No label was withheld" not in text
+    assert "The run has come to 1 of 3 rounds, not finished." in lead(text)
+    more = {"event": "labelled", "round": 0, "source": {"file": "c.csv"}, "indices": initial["indices"][3:4]}
+    text = tell(workdir, {**more, "labels": [(initial["labels"][3] + 1) % 10]})  # as the last one, and not the first
+    assert table(text, "Labels of a seed")[2][5] == "3"
 
 
 def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank):
@@ -372,7 +427,7 @@ def test_mismatches_later_environments_warnings_and_stop_reasons(tmp_path, blank
     versions = table(text, "Versions and devices")
     assert versions[0] == ["", "at first", "later"]
     assert ["jax", identity["versions"]["jax"], "9.9.9"] in versions
-    assert table(text, "How far")[3][2] == "budget spent (1); predictions stabilised (1)"
+    assert table(text, "How far")[3][2] == "1 of 2: budget spent; 1 of 2: predictions stabilised"
 
 
 def test_other_data_under_the_same_name_is_not_shown(tmp_path, blank):
@@ -578,14 +633,14 @@ def test_the_lead_says_that_random_is_missing(tmp_path, blank):
     for seed in range(6):
         cut(workdir / "mc_dropout" / "random" / f"seed_{seed}" / "ledger.jsonl", 1)
     _, text = read(report([workdir], load_data=False))
-    assert "no seed of random has finished, so no strategy is compared with it." in lead(text)
-    assert "Left out, not finished: 6 seeds of random." in lead(text)
+    assert "No seed of random has finished, so no strategy is compared with it." in lead(text)
+    assert "Left out, not finished: 6 runs of random." in lead(text)
     assert "Differences from random" not in text
     # neither does a run vanish that has not begun
     shutil.rmtree(workdir / "mc_dropout" / "random")
     shutil.rmtree(workdir / "mc_dropout" / "bald" / "seed_2")
     _, text = read(report([workdir], load_data=False))
-    assert "Left out, not finished: 7 seeds of bald and random." in lead(text)
+    assert "Left out, not finished: 7 runs of bald and random." in lead(text)
 
 
 def test_strategies_on_other_seeds_are_not_called_paired(tmp_path, blank):
@@ -593,7 +648,7 @@ def test_strategies_on_other_seeds_are_not_called_paired(tmp_path, blank):
     random = make_run(tmp_path / "random", strategies_on(4, "random", first_seed=4))
     _, text = read(report([margin, random], load_data=False))
     assert "over 8 seeds, none of them paired, that is, with runs of all strategies." in text
-    assert "no verdict. Without a seed in common with random, so not compared: margin." in lead(text)
+    assert "No verdict. Without a seed in common with random, so not compared: margin." in lead(text)
     assert "told apart" not in lead(text)
     for caption in ("Pairs of strategies", "Differences from", "Pairwise penalty", "Seeds that it takes"):
         assert f"**{caption}" not in text
@@ -608,16 +663,98 @@ def test_a_run_that_stops_early_is_named_and_one_label_count_bears_no_verdict(tm
     ledger = workdir / "mc_dropout" / "margin" / "seed_3" / "ledger.jsonl"
     cut(ledger, 2, "no_gain")
     _, text = read(report([workdir], load_data=False))
-    assert "from 10 to 15 labels, MC dropout, 6 paired seeds: higher than random: margin" in lead(text)
-    assert "The comparison ends at 15 of 20 labels, where margin (seed 3) ended." in lead(text)
+    assert "from 10 to 15 labels, " in lead(text)
+    assert "Over 6 paired seeds, margin is higher than random (exact" in lead(text)
+    assert "The comparison ends at 15 of 20 labels, as far as margin (seed 3) has come." in lead(text)
     cut(ledger, 1, "no_gain")
     _, text = read(report([workdir], load_data=False))
-    assert "MC dropout: 10 labels are all that the runs have in common; no verdict. The comparison" in lead(text)
-    assert "ends at 10 of 20 labels, where margin (seed 3) ended." in lead(text)
+    assert "MC dropout: this is the one label count that the runs have in common, so there is no verdict." in lead(text)
+    assert "The comparison ends at 10 of 20 labels, as far as margin (seed 3) has come." in lead(text)
     assert "largest area" not in text
     assert "points would be missed" not in text
     for caption in ("Differences from", "Pairwise penalty", "Seeds that it takes", "Pairs of"):
         assert f"**{caption}" not in text
+
+
+def test_one_number_for_one_thing(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", strategies_on(6, "random", "margin", "bald"))
+    cut(workdir / "mc_dropout" / "margin" / "seed_3" / "ledger.jsonl", 2, "no_gain")
+    cut(workdir / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl", 1)
+    _, text = read(report([workdir], load_data=False))
+    reached = {line[1]: line for line in table(text, "What each strategy reached")[2:]}
+    areas = {line[0]: line[2] for line in table(text, "Area under accuracy from 10 to 15 labels")[2:]}
+    assert {name: line[4] for name, line in reached.items()} == areas
+    assert "area: mean accuracy over 10 to 15 labels, which all finished runs have; " in text
+    against = {line[0]: float(line[2].split()[0]) for line in table(text, "Differences from random")[2:]}
+    for name in ("margin", "bald"):
+        assert float(reached[name][5].split()[0]) == pytest.approx(against[name], abs=0.0501)
+    ends = re.search(r"!\[Learning curves\. (.*?)\]", text)[1]
+    assert re.findall(r"MC dropout (\w+) [\d.]+ % at (\d+)", ends) == [
+        ("bald", "10"),
+        ("margin", "15"),
+        ("random", "20"),
+    ]
+    # each conclusion is there once
+    assert text.count("5 to 6 paired seeds") == 1
+    assert text.count("Left out, not finished: 1 run of bald.") == 1
+    assert [line[2] for line in table(text, "How far")[2:]] == [
+        "5 of 6: budget spent", "5 of 6: budget spent; 1 of 6: no expected gain", "budget spent",
+    ]  # fmt: skip
+
+
+def test_what_validation_labels_measure_and_what_abstentions_cost(tmp_path, blank, monkeypatch):
+    drawn = []
+    real = figures.learning_curves
+    monkeypatch.setattr(figures, "learning_curves", lambda *data, **how: drawn.append(how) or real(*data, **how))
+    for cost in (1, 0):
+        experiment = replace(one_seed(), labels=replace(SMALL.labels, abstain_cost=cost))
+        workdir = make_run(tmp_path / str(cost), experiment)
+        identity = json.loads((workdir / "run.json").read_text())
+        identity["facts"]["test_points"] = 0
+        (workdir / "run.json").write_text(json.dumps(identity))
+        ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
+        told = durable.read(ledger)
+        ledger.unlink()
+        for event in told:
+            if event["event"] == "evaluated":
+                event |= {"on": "validation", "points": 3, "abstained": event["round"]}
+            durable.append(ledger, event)
+        _, text = read(report([workdir], load_data=False))
+        assert drawn.pop()["on"] == "validation"
+        few = "3 validation labels (2 of 5 could not be told), as there is no test set"
+        assert f"(ECE, 15 bins) on {few}, against labels paid for" in text
+        assert f"Measured on {few}." in text
+        assert "what is measured is measured on 3 validation labels (2 of 5 could not be told))" in lead(text)
+        assert "Validation accuracy at the end of each line, in labels paid for: " in text
+        assert "labels paid for + 5 for validation. Labels paid for are those to train on and the abst" in text
+        far = table(text, "How far")[2]
+        assert far[4:] == ["3 of 3" if cost else "3", "20"]
+        cut(ledger, 2)
+        _, text = read(report([workdir], load_data=False))
+        assert f"The run has come to {'2 of 3' if cost else '2'} rounds, not finished." in text
+
+
+def test_without_random_nothing_is_said_of_it(tmp_path, blank):
+    _, text = read(report([make_run(tmp_path / "run", strategies_on(2, "bald"))], load_data=False))
+    assert "Both runs are finished: budget spent." in text
+    assert "vs random" not in text
+    notes = section(text, "How to read these tables")
+    assert not any(word in notes for word in ("random", "BCa", "Holm", "Penalty", "Visible"))
+
+
+def test_a_config_that_was_edited_is_not_that_of_the_run(tmp_path, blank):
+    workdir = make_run(tmp_path / "run")
+    before = section(read(report([workdir], load_data=False))[1], "Configuration")
+    path = workdir / "config.yaml"
+    path.write_text(config.dump(replace(SMALL, query=config.Query(size=2), labels=replace(SMALL.labels, budget=500))))
+    _, text = read(report([workdir], load_data=False))
+    said = section(text, "Configuration")
+    assert "config.yaml was edited after the run had begun" in said
+    assert "- query.size: 5 != 2" in said
+    assert "- labels.budget: 25 != 500" in said
+    assert said[said.index("config.yaml:\n") :] == before[before.index("config.yaml:\n") :]
+    assert "buys 5 a round, and may pay for 25: 20 to train on" in lead(text)
+    assert "edited" not in before
 
 
 def test_letters_that_the_font_lacks_are_said_to_be(tmp_path, monkeypatch):
