@@ -235,6 +235,7 @@ def _show_results(workdir: Path) -> int:
     from rich.console import Console
 
     from bdal.experiment import directory, people, tables
+    from bdal.experiment.analysis import about_directory
     from bdal.experiment.progress import short
 
     rows = directory.results(workdir)
@@ -242,7 +243,7 @@ def _show_results(workdir: Path) -> int:
         console = Console()
         if not console.is_terminal:
             console = Console(width=120)
-        console.print(tables.rich_table(tables.summarise(rows), console.width))
+        console.print(tables.rich_table(tables.summarise(rows, about_directory(workdir)), console.width))
         print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {short(workdir)}")
     here = shlex.quote(str(short(workdir)))
     if wanted := people.wanted(workdir):

@@ -342,7 +342,7 @@ def test_dropout_reaches_the_network(monkeypatch, model, rate):
 @pytest.fixture
 def cheap(monkeypatch):
     monkeypatch.setattr(runner, "programs_of", made_up_programs)
-    monkeypatch.setattr(runner.figures, "learning_curves", lambda rows, path: None)
+    monkeypatch.setattr(runner.figures, "learning_curves", lambda rows, path, **_: None)
 
 
 @pytest.fixture

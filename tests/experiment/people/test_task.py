@@ -53,7 +53,7 @@ class Quiet:
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
     monkeypatch.setattr(runner, "programs_of", made_up_programs)
-    monkeypatch.setattr(runner.figures, "learning_curves", lambda rows, path: None)
+    monkeypatch.setattr(runner.figures, "learning_curves", lambda rows, path, **_: None)
 
 
 @pytest.fixture
