@@ -413,7 +413,7 @@ def seeds_table(analysis: Analysis) -> Cells:
 
 def verdict(found: Comparison) -> str:
     """The verdict in words; where seeds are too few, how many it takes."""
-    return f"{found.verdict} ({found.needed} needed)" if found.verdict == TOO_FEW else found.verdict
+    return f"too few seeds ({found.needed} needed)" if found.verdict == TOO_FEW else found.verdict
 
 
 def labels_text(found: Threshold) -> str:

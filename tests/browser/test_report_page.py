@@ -98,10 +98,11 @@ def test_the_legend_of_the_curves_can_be_reached(browser, request, width, name):
 
 
 @pytest.mark.parametrize("name", ["crowded", "page"])
-def test_the_table_of_seeds_needs_no_scrolling(browser, request, name):
+def test_the_tables_of_verdicts_and_seeds_need_no_scrolling(browser, request, name):
     show(browser, request.getfixturevalue(name))
     sizes = browser.execute_script(
-        "return [...document.querySelectorAll('.table')].filter(f => f.innerText.includes('Paired seeds that'))"
+        "return [...document.querySelectorAll('.table')]"
+        ".filter(f => /Paired seeds that|Differences from/.test(f.innerText))"
         ".map(f => [f.querySelector('table').offsetWidth, f.querySelector('.scroll').clientWidth])"
     )
     assert sizes

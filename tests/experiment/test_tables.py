@@ -12,7 +12,7 @@ from rich.console import Console
 from bdal.experiment import config, directory, durable
 from bdal.experiment.analysis import About, about_directory, analyse, analyse_all, as_one_family
 from bdal.experiment.directory import Row
-from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, seeds_needed
+from bdal.experiment.statistics import HIGHER, LOWER, SAME, seeds_needed
 from bdal.experiment.tables import (
     as_markdown,
     best_two,
@@ -357,7 +357,7 @@ def test_conclusion(analysis):
     more = analyse(made(6, {"random": 0.0, "a": 0.3, "b": 0.2}), "mc_dropout")
     assert "6 paired seeds are too few" in conclusion(more)
     assert "needs 7 pairs to reach 5 % after Holm's correction for 2 comparisons" in conclusion(more)
-    assert {verdict(found) for found in more.against} == {f"{TOO_FEW} (7 needed)"}
+    assert {verdict(found) for found in more.against} == {"too few seeds (7 needed)"}
     assert "1 paired seed is too few" in conclusion(analyse(made(1, {"random": 0.0, "a": 0.3}), "mc_dropout"))
     assert conclusion(analyse(made(6, {"random": 0.3}), "mc_dropout")) == ""
 
