@@ -12,7 +12,9 @@ import numpy as np
 
 from bdal.experiment.directory import Row
 from bdal.experiment.durable import write_atomic
-from bdal.experiment.tables import Interval, axis, order, student_t, title
+from bdal.experiment.statistics import Interval, student_t
+from bdal.experiment.tables import axis, order
+from bdal.experiment.words import title
 
 METRICS = (("accuracy", "accuracy"), ("nll", "NLL (nats)"), ("ece", "ECE"))
 

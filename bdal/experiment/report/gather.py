@@ -19,8 +19,8 @@ from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable
 from bdal.experiment.analysis import About, about
 from bdal.experiment.directory import Row, SeedRun
-from bdal.experiment.report.words import both
-from bdal.experiment.tables import order, title
+from bdal.experiment.tables import order
+from bdal.experiment.words import both, title
 
 Key = tuple[str, str]  # posterior, strategy
 

@@ -15,7 +15,7 @@ from bdal.experiment import config, figures
 from bdal.experiment.directory import SeedRun
 from bdal.experiment.report.document import Block, Bullets, Paragraph, Picture, Pictures, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source
-from bdal.experiment.report.words import both, by_posterior, several, span, title
+from bdal.experiment.words import both, by_posterior, several, span, title
 
 COLUMNS, LINES = 10, 12  # of a contact sheet: points of a round, rounds
 

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal.experiment import config, figures, tables
+from bdal.experiment import conclusions, config, figures, tables
 from bdal.experiment.analysis import Analysis, analyse_all
 from bdal.experiment.directory import Row
 from bdal.experiment.report import queried
 from bdal.experiment.report.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source, merge
 from bdal.experiment.report.queried import Draw, Pool
-from bdal.experiment.report.words import both, by_posterior, capital, number, several, span, title
+from bdal.experiment.words import both, by_posterior, capital, number, several, span, title
 
 KINDS = ("png", "pdf", "svg")
 PANELS = 3  # posteriors side by side in a figure of learning curves
@@ -185,7 +185,7 @@ def _waits(group: Group) -> str:
 
 def _outcome(group: Group, analyses: Mapping[str, Analysis]) -> list[str]:
     """The best strategy of each posterior, and whether that can be concluded."""
-    texts = [tables.lead(found, so_far=_so_far(group, posterior)) for posterior, found in analyses.items()]
+    texts = [conclusions.lead(found, so_far=_so_far(group, posterior)) for posterior, found in analyses.items()]
     return list(filter(None, texts))
 
 
@@ -322,7 +322,7 @@ def _comparison(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]
             )
         blocks += _tables(analysis)
         below.append(Section(capital(title(posterior)), blocks, level=3))
-        notes = [*notes, *(note for note in tables.notes(analysis) if note not in notes)]
+        notes = [*notes, *(note for note in conclusions.notes(analysis) if note not in notes)]
     return [
         Section("Comparison of strategies", first),
         *below,
@@ -338,9 +338,9 @@ def _tables(analysis: Analysis) -> list[Block]:
             f" Exploratory, and corrected for the {several(tests, 'comparison')} of this table only." if tests else ""
         )
 
-    name, counts, holm = tables.NAMES[analysis.metric], analysis.penalties.labels, tables.holm_text(analysis)
-    there, unit = tables.filled(analysis), " points" if analysis.metric in tables.SCALES else ""
-    area = f"Area under {name} {tables.labels_compared(analysis)}."
+    name, counts, holm = conclusions.NAMES[analysis.metric], analysis.penalties.labels, conclusions.holm_text(analysis)
+    there, unit = conclusions.filled(analysis), " points" if analysis.metric in conclusions.SCALES else ""
+    area = f"Area under {name} {conclusions.labels_compared(analysis)}."
     needed = (
         f"Paired seeds that it takes to see a gap in {name} of so many{unit}, and the standard deviation (sd) of the "
         f"differences and the gap that is visible to the seeds at hand, in{unit or ' its unit'}."
@@ -352,18 +352,18 @@ def _tables(analysis: Analysis) -> list[Block]:
     other = f" other than {analysis.reference}" if analysis.reference else ""
     pairs = f"Pairs of strategies{other}.{exploratory(len(analysis.pairs))}"
     kinds = [
-        (True, tables.standings_table, 1, area),
-        (there["against"], tables.comparison_table, 1, primary),
-        (there["thresholds"], tables.labels_table, 2, labels),
-        (there["needed"], tables.seeds_table, 1, needed),
-        (there["penalties"], tables.penalty_table, 1, matrix),
-        (there["pairs"], tables.pairs_table, 2, pairs),
+        (True, conclusions.standings_table, 1, area),
+        (there["against"], conclusions.comparison_table, 1, primary),
+        (there["thresholds"], conclusions.labels_table, 2, labels),
+        (there["needed"], conclusions.seeds_table, 1, needed),
+        (there["penalties"], conclusions.penalty_table, 1, matrix),
+        (there["pairs"], conclusions.pairs_table, 2, pairs),
     ]
     blocks: list[Block] = []
     for said, make, left, caption in kinds:
         if said:
             heads, lines = make(analysis)
-            shade = make is tables.penalty_table
+            shade = make is conclusions.penalty_table
             blocks.append(Table(caption, heads, lines, left=left, shade=shade, folded=len(lines) > SHORT))
     return blocks
 

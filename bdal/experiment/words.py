@@ -1,11 +1,10 @@
-"""Words and numbers as a report writes them."""
+"""Words and numbers as tables and reports write them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bdal.experiment.tables import title
-
+TITLES = {"mc_dropout": "MC dropout", "deep_ensemble": "deep ensemble"}
 ONE_FIGURE = 12  # panels
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -47,6 +46,16 @@ def several(count: int, one: str, many: str | None = None) -> str:
 def capital(text: str) -> str:
     """With a capital letter first; the rest stays."""
     return text[:1].upper() + text[1:]
+
+
+def title(posterior: str) -> str:
+    """A posterior as a reader knows it; what stands behind its name stays.
+
+    >>> title("mc_dropout (training.steps 300)")
+    'MC dropout (training.steps 300)'
+    """
+    name, space, rest = posterior.partition(" ")
+    return TITLES.get(name, name) + space + rest
 
 
 def by_posterior(values: Mapping[tuple[str, str], Any]) -> list[tuple[str, str, dict[str, Any]]]:
