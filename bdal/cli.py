@@ -109,6 +109,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
     report = command("report", _report, "write a report of run directories, finished or not, as HTML and Markdown")
     report.add_argument("workdirs", metavar="DIR", nargs="+", type=Path)
     report.add_argument("--out", metavar="DIR", type=Path, help="where to (default: report/ in the first directory)")
+    report.add_argument("--data-dir", metavar="DIR", help="where the data set's files are, if not where they were")
     report.add_argument("--no-images", action="store_true", help="leave out the pictures of what was queried")
 
     sweep = command(
@@ -257,7 +258,7 @@ def _report(options: argparse.Namespace) -> int:
     from bdal.experiment.progress import short
     from bdal.experiment.report import report
 
-    page = report(options.workdirs, options.out, load_data=not options.no_images)
+    page = report(options.workdirs, options.out, load_data=not options.no_images, data_dir=options.data_dir)
     print(f"{short(page)}, the same as report.md with its figures beside it")
     return 0
 

@@ -13,13 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdal.errors import ConfigError
+from bdal.experiment import config
 from bdal.experiment.durable import write_atomic
 from bdal.experiment.report import sections
 from bdal.experiment.report.document import Bullets, Document, Paragraph, Section, html, markdown
 from bdal.experiment.report.gather import Group, gather
 
 
-def report(workdirs: Sequence[str | Path], out: str | Path | None = None, *, load_data: bool = True) -> Path:
+def report(
+    workdirs: Sequence[str | Path], out: str | Path | None = None, *, load_data: bool = True,
+    data_dir: str | Path | None = None,
+) -> Path:  # fmt: skip
     """Write the report of one or more run directories, and return the path of its HTML file.
 
     Directories on the same data with the same labels to pay for, as the points of a sweep are, are read as one run.
@@ -28,6 +32,7 @@ def report(workdirs: Sequence[str | Path], out: str | Path | None = None, *, loa
       workdirs: run directories, finished or not.
       out: the folder to write to; `<first run directory>/report` if None.
       load_data: read the data set, where it lies on this machine, for the classes of the pool and the images.
+      data_dir: where it lies, the folder of a named data set or the `.npz` or folder itself, if not where it was.
 
     Raises:
       ConfigError: a directory that is no run directory, or a folder that cannot be written to.
@@ -36,7 +41,7 @@ def report(workdirs: Sequence[str | Path], out: str | Path | None = None, *, loa
     paths = list(dict.fromkeys(Path(workdir).expanduser().resolve() for workdir in workdirs))
     if not paths:
         raise ConfigError("report: expected at least one run directory, found none")
-    groups = gather(paths)
+    groups = [_with_data_at(group, data_dir) for group in gather(paths)]
     out = Path(out).expanduser().resolve() if out is not None else paths[0] / "report"
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -67,6 +72,14 @@ def report(workdirs: Sequence[str | Path], out: str | Path | None = None, *, loa
     write_atomic(out / "report.md", markdown(document))
     write_atomic(out / "report.html", html(document))
     return out / "report.html"
+
+
+def _with_data_at(group: Group, data_dir: str | Path | None) -> Group:
+    sources = [
+        source._replace(experiment=config.moved(source.experiment, data_dir)) if source.experiment else source
+        for source in group.sources
+    ]
+    return group._replace(sources=sources)
 
 
 def _names(groups: Sequence[Group]) -> list[str]:

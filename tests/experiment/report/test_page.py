@@ -446,6 +446,17 @@ def test_data_that_is_no_longer_there(tmp_path, blank):
     assert "gone.npz: no such file" in text
 
 
+def test_data_that_lies_elsewhere_now(tmp_path, blank):
+    data, there = digits(), tmp_path / "away" / "digits.npz"
+    experiment = replace(one_seed(), data=config.Data(name=str(tmp_path / "digits.npz")))
+    workdir = make_run(tmp_path / "run", experiment)
+    there.parent.mkdir()
+    np.savez(there, **{name: getattr(data, name) for name in ("inputs", "labels", "test_inputs", "test_labels")})
+    html, text = read(report([workdir], data_dir=there))
+    assert "No contact sheets" not in text
+    assert (html, text) == read(report([workdir], data_dir=there))
+
+
 def test_points_that_are_no_images(tmp_path, blank):
     from bdal import datasets
 
