@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.errors import ConfigError
-from bdal.experiment import config, directory
+from bdal.experiment import directory
 from bdal.experiment.directory import Row, SeedRun
 from bdal.experiment.statistics import (
     HIGHER,
@@ -251,9 +251,7 @@ def about_directory(workdir: str | Path) -> About:
     """What a run directory says beyond its rows; of a config that cannot be read, nothing is planned."""
     runs = directory.seed_runs(workdir)
     try:
-        known = directory.identity_of(workdir).get("experiment")
-        path = Path(workdir) / "config.yaml"
-        experiment = config.load(path) if known is None else config.typed(known, str(workdir))
+        experiment = directory.experiment_of(workdir)
     except ConfigError:
         return about(runs, (), None)
     planned = [

@@ -190,20 +190,22 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def differences(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> list[str]:
-    """In what the run that a directory holds differs from this one: config, environment, data; `there != now`.
+def experiment_of(workdir: str | Path) -> config.Experiment:
+    """The run that a directory holds: as it began, whatever was done to `config.yaml` since. Raises `ConfigError`."""
+    workdir = Path(workdir)
+    known = identity_of(workdir).get("experiment")
+    if known is None:  # a sweep's run that has not begun, or one of bdal 0.1.0
+        return config.load(workdir / "config.yaml")
+    return config.typed(known, str(workdir / "run.json"))
 
-    What it holds is what `run.json` says; `config.yaml`, which may have been edited, where nothing has run yet.
-    """
+
+def differences(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> list[str]:
+    """In what the run that a directory holds differs from this one: config, environment, data; `there != now`."""
     workdir = Path(workdir)
     known = identity_of(workdir)
     if not known and has_labels(workdir):
         raise CorruptRunError(f"{workdir}: has ledgers and no run.json, which says what they are of; put it back")
-    if "experiment" in known:
-        there = config.typed(known["experiment"], str(workdir / "run.json"))
-    else:  # a sweep's run that has not begun, or one of bdal 0.1.0
-        there = config.load(workdir / "config.yaml")
-    found = config.differences(there, experiment)
+    found = config.differences(experiment_of(workdir), experiment)
     if not known:
         return found
     try:

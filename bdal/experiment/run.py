@@ -30,7 +30,6 @@ from bdal import contrib, stopping
 from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
-from bdal.experiment.analysis import about_directory
 from bdal.experiment.data import Data, facts, load
 from bdal.experiment.ledger import START, Ledger, Sets
 from bdal.experiment.lock import lock
@@ -163,8 +162,8 @@ def advance(
 
     rows = directory.results(workdir)
     if rows:
-        tables.write(rows, workdir)
-        figures.learning_curves(rows, workdir / "curves", on=about_directory(workdir).on)
+        summary = tables.write(rows, workdir)
+        figures.learning_curves(rows, workdir / "curves", on="validation" if summary.measured else "test")
     return workdir
 
 

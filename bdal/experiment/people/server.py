@@ -282,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, str(error))
         except LabelError as error:
             self._refuse(422, str(error))
-        except Exception as error:  # a full disk, a damaged ledger: the page says so, keeps the answer and tries again
+        except (OSError, ValueError) as error:  # a full disk, a damaged ledger: the page keeps it and tries again
             self._refuse(503, f"The answer is not saved yet: {getattr(error, 'strerror', None) or error}")
         else:
             self._send_json(200, as_json(self.server.state()))

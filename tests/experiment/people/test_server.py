@@ -168,6 +168,19 @@ def test_an_answer_that_could_not_be_kept_can_be_sent_again(client, session):
     assert session.told == [(12, 1)]
 
 
+def test_a_fault_of_our_own_is_no_full_disk(client, session, capsys):
+    def faulty():
+        session.inside.release()
+        raise TypeError("ours")
+
+    session.before_keeping = faulty
+    with pytest.raises(http.client.RemoteDisconnected):  # the page keeps the answer, as for a server that is gone
+        client.answer(12, 1, "one")
+    assert "TypeError: ours" in capsys.readouterr().err
+    session.before_keeping = lambda: None
+    assert client.answer(12, 1, "one")[0] == 200
+
+
 def test_images(client):
     status, headers, body = client.get("image/12")
     assert (status, headers["Content-Type"], body) == (200, "image/png", picture(12, IMAGES).content)
