@@ -11,6 +11,14 @@ from bdal.selection.combinations import (
     two_stage,
 )
 from bdal.selection.coverage import k_center
+from bdal.selection.covers import (
+    ball_purity,
+    facility_location,
+    max_herding,
+    prob_cover,
+    smallest_gap,
+    uncertainty_herding,
+)
 from bdal.selection.determinants import bait, frank_wolfe, max_det
 from bdal.selection.fold import Query, greedy
 from bdal.selection.gradient import badge
@@ -19,16 +27,7 @@ from bdal.selection.kernels import committee_features, gradient_features
 from bdal.selection.penalties import diverse, mutual_information_penalty
 from bdal.selection.ranking import top_k
 from bdal.selection.stochastic import power, softmax, softrank
-from bdal.selection.typical import (
-    ball_purity,
-    facility_location,
-    k_means_clusters,
-    max_herding,
-    prob_cover,
-    smallest_gap,
-    typiclust,
-    uncertainty_herding,
-)
+from bdal.selection.typical import k_means_clusters, typiclust
 
 __all__ = [
     "Query",

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import LabelError, check_finite, check_query, is_concrete
+from bdal.selection.checks import check_groups
+from bdal.selection.covers import facility_location
 from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 from bdal.selection.ranking import as_query, check_scores, ranking, sortable, top_k
-from bdal.selection.typical import check_groups, facility_location, k_means_clusters, place_in_group
+from bdal.selection.typical import k_means_clusters, place_in_group
 
 
 def standardised_sum(*scores: jax.Array, weights: jax.Array, available: jax.Array) -> jax.Array:

@@ -119,7 +119,7 @@ STRATEGIES: dict[str, Method] = {
     "batchbald": Method(factories.batchbald, LOG_PROBS, "Q·R·K·C·samples", "Kirsch et al. 2019", "selection.joint"),
     "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", "selection.gradient"),
     "uncertainty_herding": Method(
-        factories.uncertainty_herding, FEATURES, "Q·R²·D", "Bae et al. 2025", "selection.typical"
+        factories.uncertainty_herding, FEATURES, "Q·R²·D", "Bae et al. 2025", "selection.covers"
     ),
     "suggestive_annotation": Method(
         factories.suggestive_annotation, FEATURES, "Q·R²·D", "Yang et al. 2017", "selection.combinations"
@@ -144,11 +144,9 @@ STRATEGIES: dict[str, Method] = {
     "bait": Method(factories.bait, LABELLED, "Q·R·D²", "Ash et al. 2021", "selection.determinants"),
     "frank_wolfe": Method(factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019", "selection.determinants"),
     "typiclust": Method(factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022", "selection.typical"),
-    "prob_cover": Method(factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022", "selection.typical"),
-    "max_herding": Method(factories.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024", "selection.typical"),
-    "facility_location": Method(
-        factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015", "selection.typical"
-    ),
+    "prob_cover": Method(factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022", "selection.covers"),
+    "max_herding": Method(factories.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024", "selection.covers"),
+    "facility_location": Method(factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015", "selection.covers"),
 }
 
 
