@@ -102,9 +102,8 @@ def active_learning(
         raise ValueError(f"query_size: expected at least 1, got {query_size}")
     if rounds < 0:
         raise ValueError(f"rounds: expected at least 0, got {rounds}")
-    if validation is not None:  # only what is labelled
-        size = int(validation.count)
-        validation = LabelledSet(validation.indices[:size], validation.labels[:size], validation.count)
+    if validation is not None:
+        validation = _labelled_only(validation)
         both = np.intersect1d(np.asarray(labelled.indices)[: int(labelled.count)], validation.indices)
         if both.size:
             raise ValueError(
@@ -138,8 +137,8 @@ def active_learning(
             )
         query = ask(
             step_key(key, number, "query"), committee, labelled, excluded, strategy=strategy, inputs=inputs,
-            query_size=query_size, candidates=candidates, targets=targets, on_nonfinite=on_nonfinite,
-            chunk_size=chunk_size, mesh=mesh,
+            query_size=query_size, candidates=candidates, targets=targets, validation=validation,
+            on_nonfinite=on_nonfinite, chunk_size=chunk_size, mesh=mesh,
         )  # fmt: skip
         indices = np.asarray(query.indices[:left])
         query = Query(indices, query.gains[:left])
@@ -156,6 +155,12 @@ def active_learning(
         charged += abstain_cost * int((labels == ABSTAIN).sum())
 
 
+def _labelled_only(labelled: LabelledSet) -> LabelledSet:
+    """The set without the room that is left in it."""
+    size = int(labelled.count)
+    return LabelledSet(labelled.indices[:size], labelled.labels[:size], labelled.count)
+
+
 def _check_sets(labelled: LabelledSet, validation: LabelledSet | None, num_classes: int | None) -> None:
     for part in (labelled, validation):
         if part is not None:
@@ -165,13 +170,14 @@ def _check_sets(labelled: LabelledSet, validation: LabelledSet | None, num_class
 
 def ask(
     key, committee, labelled: LabelledSet, excluded=None, *, strategy: QueryStrategy, inputs, query_size: int,
-    candidates: int | None = None, targets=None, on_nonfinite: str = "raise", chunk_size: int = 1024,
-    mesh: Mesh | None = None,
+    candidates: int | None = None, targets=None, validation: LabelledSet | None = None, on_nonfinite: str = "raise",
+    chunk_size: int = 1024, mesh: Mesh | None = None,
 ) -> Query:  # fmt: skip
     """Which points to label next: `Query` of at most `query_size` pool indices, fewer if the pool runs out.
 
     Points whose scores are not finite are no part of it, if they are to be excluded (`on_nonfinite`).
-    Labelled points, and those where `excluded [N]` holds (for validation, abstained), are not asked for.
+    Labelled points, and those where `excluded [N]` holds (for validation, abstained), are not asked for. `validation`
+    is for strategies that scale predictions by a temperature; it excludes nothing.
 
     Raises:
       NonFiniteError: a score that is no number, or, where these are excluded, no score that is one. Nothing is queried.
@@ -181,9 +187,10 @@ def ask(
         return _no_query()
     # as `query_round` would, but a number is static
     targets = draw_targets(jax.random.split(jax.random.clone(key), 3)[2], targets, inputs)
+    validation = None if validation is None else _labelled_only(validation)
     run = _query_round if fits_one_program(committee, inputs, mesh) else query_round
     query, rows, health = run(
-        key, committee, labelled, excluded, inputs, targets, strategy=strategy, query_size=query_size,
+        key, committee, labelled, excluded, inputs, targets, validation, strategy=strategy, query_size=query_size,
         candidates=candidates, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     check_health(health, np.asarray(rows), on_nonfinite)
@@ -208,16 +215,20 @@ def step_key(key, number, purpose: str):
 
 def fit_round(key, labelled: LabelledSet, validation: LabelledSet | None, *, fit: Callable[..., Any], inputs):
     """A committee fitted to the labelled set."""
-    held_out = None
-    if validation is not None:
-        held_out = (take_rows(inputs, validation.indices), jnp.asarray(validation.labels))
+    held_out = _held_out(validation, inputs)
     rows = jnp.maximum(labelled.indices, 0)
     return fit(key, take_rows(inputs, rows), jnp.asarray(labelled.labels), jnp.asarray(labelled.count), held_out)
 
 
+def _held_out(validation: LabelledSet | None, inputs):
+    if validation is None:
+        return None
+    return take_rows(inputs, validation.indices), jnp.asarray(validation.labels)
+
+
 def query_round(
-    key, committee, labelled: LabelledSet, excluded, inputs, targets, *, strategy: QueryStrategy, query_size: int,
-    candidates: int | None, chunk_size: int, mesh: Mesh | None = None,
+    key, committee, labelled: LabelledSet, excluded, inputs, targets, validation: LabelledSet | None = None, *,
+    strategy: QueryStrategy, query_size: int, candidates: int | None, chunk_size: int, mesh: Mesh | None = None,
 ) -> tuple[Query, jax.Array, Health]:  # fmt: skip
     """One query as a pure function: pool indices (−1 where the pool runs out), the rows' pool indices, `Health`."""
     if candidates is not None and candidates < query_size:
@@ -239,6 +250,7 @@ def query_round(
     query, health = score_and_select(
         query_key, strategy, committee, candidate_inputs, take_rows(inputs, jnp.maximum(labelled.indices, 0)),
         jnp.asarray(labelled.labels), targets, ~taken[rows], real,
+        _held_out(validation, inputs) if strategy.held_out else None,
         query_size=query_size, chunk_size=chunk_size, mesh=mesh,
     )  # fmt: skip
     indices = jnp.where(query.indices >= 0, rows[query.indices], -1)

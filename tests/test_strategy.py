@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from bdal import acquisition, selection
+from bdal.calibration import fit_temperature
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import NonFiniteError
 from bdal.information import log_mean_exp
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query, score_and_select
+from bdal.strategy.factories import NOT_NEGATIVE, POINTWISE
 from bdal.testing import check_committee
 from tests.compilations import count_compilations
 
@@ -98,6 +100,14 @@ def by_both(select, score=acquisition.bald, **options):
     )
 
 
+def by_both_and_labelled(select, score):
+    """A selector of scores and embeddings of the candidates and, after them, of the labelled points."""
+    return lambda keys, log_probs, available: select(
+        jnp.r_[score(log_probs), jnp.zeros(L)], COMMITTEE.embedding(jnp.concatenate([POOL, LABELLED])),
+        available=jnp.r_[available, jnp.zeros(L, bool)], labelled=jnp.arange(N + L) >= N, query_size=Q, key=keys[1],
+    )  # fmt: skip
+
+
 def by_features(select, kernel="features", *, key_first=False, with_labelled=True, **options):
     """A selector of the features of the candidates and, after them, of the labelled points."""
 
@@ -140,6 +150,15 @@ def cluster_margin(keys, log_probs, available):
     )
 
 
+def prob_cover(keys, log_probs, available):
+    key, cluster_key = jax.random.split(keys[1])
+    rows = selection.unit_rows(COMMITTEE.embedding(jnp.concatenate([POOL, LABELLED])))
+    available, labelled = jnp.r_[available, jnp.zeros(L, bool)], jnp.arange(N + L) >= N
+    clusters = selection.k_means_clusters(cluster_key, rows, num_clusters=C, available=available | labelled)
+    radius = selection.purity_radius(rows, clusters, available=available | labelled)
+    return selection.prob_cover(rows, radius=radius, available=available, labelled=labelled, query_size=Q, key=key)
+
+
 DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: the functions themselves
     **{name: top(function) for name, function in acquisition.ACQUISITION_FUNCTIONS.items() if name in STRATEGIES},
     "entropy": top(acquisition.predictive_entropy),
@@ -178,12 +197,8 @@ DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: t
     "badge": lambda keys, log_probs, available: selection.badge(
         keys[1], jnp.exp(mean(POOL)), COMMITTEE.embedding(POOL), available=available, query_size=Q
     ),
-    "uncertainty_herding": lambda keys, log_probs, available: selection.uncertainty_herding(
-        jnp.r_[acquisition.predictive_entropy(log_probs), jnp.zeros(L)],
-        COMMITTEE.embedding(jnp.concatenate([POOL, LABELLED])),
-        bandwidth=1.0, available=jnp.r_[available, jnp.zeros(L, bool)], labelled=jnp.arange(N + L) >= N, query_size=Q,
-        key=keys[1],
-    ),
+    "uncertainty_herding": by_both_and_labelled(selection.uncertainty_herding, lambda l: 1 + acquisition.margin(l)),
+    "weighted_coverage": by_both_and_labelled(selection.weighted_coverage, acquisition.bald),
     "suggestive_annotation": by_both(
         selection.suggestive_annotation, acquisition.predictive_variance, candidates=50
     ),
@@ -200,7 +215,7 @@ DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: t
     "k_means": by_features(selection.k_means, with_labelled=False, key_first=True),
     "k_means_plus_plus": by_features(selection.k_means_plus_plus, key_first=True),
     "typiclust": by_features(selection.typiclust, key_first=True),
-    "prob_cover": by_features(selection.prob_cover, radius=1.0),
+    "prob_cover": prob_cover,
     "max_herding": by_features(selection.max_herding),
     "facility_location": by_features(selection.facility_location),
 }  # fmt: skip
@@ -486,10 +501,95 @@ def test_a_traced_query_shows_a_score_that_is_no_number():
     assert jnp.isfinite(traced(KEY, jnp.minimum(pool, 1.0)).gains).all()
 
 
-@pytest.mark.parametrize("name", ["power_bald", "uncertainty_herding"])
-def test_scores_below_zero_are_no_weights(name):
-    with pytest.raises(ValueError, match="expected one that is never negative, got 'margin'"):
-        make_strategy(name, score="margin")
+@pytest.mark.parametrize("name", ["power_bald", "weighted_coverage"])
+@pytest.mark.parametrize("score", sorted(NOT_NEGATIVE))
+def test_scores_below_zero_weigh_by_an_increasing_form(name, score):
+    values = jnp.sort(jnp.r_[jnp.linspace(-1, 0, 9), jnp.linspace(0, 1e6 if score == "balanced_entropy" else 0, 9)])
+    form = np.asarray(NOT_NEGATIVE[score](values))
+    assert (form >= 0).all()
+    assert (np.diff(form) >= 0).all()
+    strategy = make_strategy(name, score=score)
+    carry = strategy.prepare(KEY, COMMITTEE, LABELLED, LABELS, TARGETS)
+    found = jax.tree.leaves(strategy.score(carry, POOL))[0]
+    own = make_strategy(score)
+    plain = own.score(own.prepare(KEY, COMMITTEE, LABELLED, LABELS, TARGETS), POOL)
+    np.testing.assert_allclose(found, NOT_NEGATIVE[score](plain), rtol=1e-5)
+    assert len(set(np.asarray(ask(name, score=score).indices).tolist())) == Q
+
+
+@pytest.mark.filterwarnings("ignore:epig from 5 members")
+@pytest.mark.parametrize("score", sorted(POINTWISE))
+def test_any_pointwise_score_may_weigh(score):
+    own = make_strategy(score if score in STRATEGIES else "entropy" if score == "predictive_entropy" else "bald")
+    plain = own.score(own.prepare(KEY, COMMITTEE, LABELLED, LABELS, TARGETS), POOL)
+    plain = NOT_NEGATIVE.get(score, lambda s: s)(plain)
+    strategy = make_strategy("weighted_coverage", score=score)
+    found, rows = strategy.score(strategy.prepare(KEY, COMMITTEE, LABELLED, LABELS, TARGETS), POOL)
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(rows, COMMITTEE.embedding(POOL))
+    assert float(np.min(found)) >= 0
+
+
+def test_uncertainty_herding_scales_by_the_temperature_of_held_out_labels():
+    committee, rng = members(scale=6.0), np.random.default_rng(0)  # sure, and wrong half of the time
+    inputs = jnp.asarray(rng.normal(size=(60, D)), jnp.float32)
+    log_probs = log_mean_exp(committee.log_probs(inputs))
+    labels = jnp.where(rng.random(60) < 0.5, log_probs.argmax(1), rng.integers(C, size=60)).astype(jnp.int32)
+    temperature = float(fit_temperature(log_probs, labels).temperature)
+    assert 1.5 < temperature < 20
+    options = {"query_size": Q, "labelled_inputs": LABELLED, "labels": LABELS}
+    found = query(KEY, make_strategy("uncertainty_herding"), committee, POOL, held_out=(inputs, labels), **options)
+
+    scaled = jax.nn.log_softmax(log_mean_exp(committee.log_probs(POOL)) / temperature)
+    scores = 1 + acquisition.margin(scaled[:, None, :])
+    labelled = jnp.arange(N + L) >= N
+    expected = selection.uncertainty_herding(
+        jnp.r_[scores, jnp.zeros(L)], committee.embedding(jnp.concatenate([POOL, LABELLED])),
+        available=~labelled, labelled=labelled, query_size=Q, key=jax.random.split(KEY)[1],
+    )  # fmt: skip
+    same_query(found, expected)
+    plain = query(KEY, make_strategy("uncertainty_herding"), committee, POOL, **options)
+    assert np.abs(np.asarray(plain.gains) - np.asarray(found.gains)).max() > 1e-3
+    none = (inputs[:0], labels[:0])
+    same_query(plain, query(KEY, make_strategy("uncertainty_herding"), committee, POOL, held_out=none, **options))
+
+
+def test_uncertainty_herding_of_nothing_labelled_is_herding_with_bandwidth_1():
+    none = {"labelled_inputs": LABELLED[:0], "labels": LABELS[:0], "query_size": Q}
+    found = query(KEY, make_strategy("uncertainty_herding"), COMMITTEE, POOL, **none)
+    rows = selection.unit_rows(COMMITTEE.embedding(POOL))
+    expected = selection.max_herding(
+        rows, bandwidth=1.0, available=jnp.ones(N, bool), query_size=Q, key=jax.random.split(KEY)[1]
+    )
+    same_query(found, expected)
+
+
+@pytest.mark.parametrize("kernel", ["features", "gradient", "committee"])
+@pytest.mark.parametrize("name", ["prob_cover", "max_herding", "uncertainty_herding", "weighted_coverage"])
+def test_the_scale_of_a_cover_comes_from_the_features(name, kernel):
+    def scaled(params, key, x):  # the same function, with features a thousand times as long
+        logits, features = apply(params, key, x)
+        return logits, 1000 * features
+
+    found = ask(name, kernel=kernel)
+    far = ask(name, kernel=kernel, committee=deep_ensemble(scaled, COMMITTEE.params))
+    np.testing.assert_array_equal(found.indices, far.indices)
+    np.testing.assert_allclose(found.gains, far.gains, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["prob_cover", "max_herding", "uncertainty_herding", "weighted_coverage"])
+def test_a_scale_that_is_given_is_taken_as_it_is(name):
+    option = "radius" if name == "prob_cover" else "bandwidth"
+    strategy = make_strategy(name, **{option: 0.7})
+    more = {"held_out": None} if strategy.held_out else {}
+    values = strategy.score(strategy.prepare(KEY, COMMITTEE, LABELLED, LABELS, None, **more), POOL)
+    how = {"available": AVAILABLE, "labelled": jnp.arange(N) == int(jnp.argmin(AVAILABLE))}
+    found = strategy.select(KEY, values, query_size=Q, **how)
+    function = getattr(selection, name)
+    arrays = values if isinstance(values, tuple) else (values,)
+    same_query(found, function(*arrays, query_size=Q, key=KEY, **{option: 0.7}, **how))
+    with pytest.raises(ValueError, match=f"expected a {option} that is finite and positive, got 0"):
+        make_strategy(name, **{option: 0})
 
 
 # -- a query ----------------------------------------------------------------------------------------------------------

@@ -20,16 +20,7 @@ def check_predictions(probs, labels) -> tuple[jax.Array, jax.Array]:
     """
     dtype = getattr(probs, "dtype", jnp.float32)
     probs = check_floating(probs, "probs")
-    labels = jnp.asarray(labels)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise LabelError(f"labels must be integers [..., N], got dtype {labels.dtype}")
-    if probs.ndim < 2 or probs.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"probs must have shape [..., N, C] and labels [..., N], got {probs.shape} and {labels.shape}; "
-            "of a committee's [N, K, C] pass the members' mean"
-        )
-    if 0 in probs.shape[-2:]:
-        raise ValueError(f"probs must hold at least one point and one class, [..., N, C], got {probs.shape}")
+    labels = check_labels_of(probs, labels, "probs")
     num_classes = probs.shape[-1]
     if is_concrete(probs):
         check_finite(probs, "probs")
@@ -44,16 +35,32 @@ def check_predictions(probs, labels) -> tuple[jax.Array, jax.Array]:
                 f"probs must be probabilities: not negative and a row sums to 1, but {wrong.sum()} of {wrong.size} "
                 f"rows are not (the first, {list(first)}, sums to {sums[first]:.4g}); if these are {hint}"
             )
+    return probs, labels
+
+
+def check_labels_of(predictions, labels, name: str) -> jax.Array:
+    """`labels [..., N]` as int32, checked against `predictions [..., N, C]` as `check_predictions` says."""
+    labels = jnp.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise LabelError(f"labels must be integers [..., N], got dtype {labels.dtype}")
+    shape = predictions.shape
+    if len(shape) < 2 or shape[:-1] != labels.shape:
+        raise ValueError(
+            f"{name} must have shape [..., N, C] and labels [..., N], got {shape} and {labels.shape}; "
+            "of a committee's [N, K, C] pass the members' mean"
+        )
+    if 0 in shape[-2:]:
+        raise ValueError(f"{name} must hold at least one point and one class, [..., N, C], got {shape}")
     if is_concrete(labels):
         values = np.asarray(labels)
-        wrong = (values < 0) | (values >= num_classes)
+        wrong = (values < 0) | (values >= shape[-1])
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
             raise LabelError(
-                f"labels must be in 0..{num_classes - 1} for probs of {num_classes} classes, but {wrong.sum()} of "
+                f"labels must be in 0..{shape[-1] - 1} for {name} of {shape[-1]} classes, but {wrong.sum()} of "
                 f"{wrong.size} are not (the first, {list(first)}, is {values[first]})"
             )
-    return probs, labels.astype(jnp.int32)
+    return labels.astype(jnp.int32)
 
 
 @jax.jit

@@ -94,9 +94,9 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
 
     def query_program(strategy):
         def one(own, pool):
-            key, committee, labelled, excluded = own
+            key, committee, labelled, validation, excluded = own
             return query_round(
-                key, committee, labelled, excluded, pool, targets, strategy=strategy, query_size=size,
+                key, committee, labelled, excluded, pool, targets, validation, strategy=strategy, query_size=size,
                 candidates=experiment.query.candidates, chunk_size=chunk_size,
             )  # fmt: skip
 
@@ -120,10 +120,10 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
     def run_predict(committee, inputs):
         return np.asarray(predict_seeds(committee, inputs))
 
-    def run_query(strategy, keys, committee, labelled, excluded, pool):
+    def run_query(strategy, keys, committee, labelled, validation, excluded, pool):
         if strategy not in query_seeds:
             query_seeds[strategy] = query_program(strategy)
-        own = (jnp.stack(keys), committee, _stack(labelled), _stack(excluded))
+        own = (jnp.stack(keys), committee, _stack(labelled), _stack(validation), _stack(excluded))
         queries, rows, health = jax.tree.map(np.asarray, query_seeds[strategy](own, pool))
         for s in range(len(keys)):
             seed_health = jax.tree.map(lambda leaf, s=s: leaf[s], health)

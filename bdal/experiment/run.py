@@ -283,7 +283,7 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
     if any(rooms):
         with at.phase("query"):
             queries, quantiles = programs.query(
-                method.strategy, keys["query"], committee, labelled, excluded, data.pool
+                method.strategy, keys["query"], committee, labelled, validation, excluded, data.pool
             )
     queries = [Query(query.indices[:room], query.gains[:room]) for query, room in zip(queries, rooms, strict=True)]
     with at.phase("evaluate"):

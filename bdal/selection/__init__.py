@@ -12,12 +12,11 @@ from bdal.selection.combinations import (
 )
 from bdal.selection.coverage import k_center
 from bdal.selection.covers import (
-    ball_purity,
     facility_location,
     max_herding,
     prob_cover,
-    smallest_gap,
     uncertainty_herding,
+    weighted_coverage,
 )
 from bdal.selection.determinants import bait, frank_wolfe, max_det
 from bdal.selection.fold import Query, greedy
@@ -26,6 +25,7 @@ from bdal.selection.joint import batchbald, joint_information
 from bdal.selection.kernels import committee_features, gradient_features
 from bdal.selection.penalties import diverse, mutual_information_penalty
 from bdal.selection.ranking import top_k
+from bdal.selection.scales import ball_purity, half_spread, purity_radius, smallest_gap, unit_rows
 from bdal.selection.stochastic import power, softmax, softrank
 from bdal.selection.typical import k_means_clusters, typiclust
 
@@ -44,6 +44,7 @@ __all__ = [
     "frank_wolfe",
     "gradient_features",
     "greedy",
+    "half_spread",
     "joint_information",
     "k_center",
     "k_means",
@@ -56,6 +57,7 @@ __all__ = [
     "power",
     "prefilter",
     "prob_cover",
+    "purity_radius",
     "smallest_gap",
     "softmax",
     "softrank",
@@ -65,4 +67,6 @@ __all__ = [
     "two_stage",
     "typiclust",
     "uncertainty_herding",
+    "unit_rows",
+    "weighted_coverage",
 ]

@@ -1,7 +1,10 @@
-"""Batches that cover the pool, and the scales that covers want.
+"""Batches that cover the pool.
 
-ProbCover, MaxHerding, uncertainty herding and facility location are one greedy maximisation of one objective, the
-coverage `mean_x u(x) · max_{j labelled or chosen} k(x, j)`, with their own weights u and kernel k.
+ProbCover, MaxHerding, uncertainty herding, weighted coverage and facility location are one greedy maximisation of one
+objective, the coverage `mean_x u(x) · max_{j labelled or chosen} k(x, j)`, with their own weights u and kernel k.
+
+A kernel needs a scale. A number that the caller gives is taken as it is, for the features as they are. Without one,
+rows are divided by their norm, and the scale comes from these unit rows by the rule of each selector.
 
 Axes: R rows, D features, Q query size, B rows of a block.
 """
@@ -14,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import check_query, is_concrete
-from bdal.selection.checks import check_groups, check_mask
+from bdal.selection.checks import check_mask
 from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 from bdal.selection.ranking import check_scores
+from bdal.selection.scales import BLOCK, ON_THE_RIM, ROWS, centred, smallest_distance, spread, unit_rows
 
-BLOCK = 2**22  # similarities held at a time, B · R
-ROWS = 128  # rows whose similarities are formed at a time, at most
-ON_THE_RIM = 1e-5  # relative: a squared distance this little above the squared radius is inside, by rounding
+SMALLEST_GAP = 3e-3  # of unit rows, whose distances round to about 5e-4
+ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)  # of a squared distance, relative to the squared norms
 
 Kernel = Literal["rbf", "laplace", "student", "top_hat", "cosine"]
 
@@ -37,7 +40,7 @@ KERNELS = {  # of the squared distance in units of the bandwidth
 def prob_cover(
     features: jax.Array,
     *,
-    radius: float,
+    radius: float | jax.Array,
     available: jax.Array,
     query_size: int,
     labelled: jax.Array | None = None,
@@ -47,8 +50,9 @@ def prob_cover(
     """Pick the row whose ball holds most rows that no ball of a labelled or chosen row holds yet.
 
     The coverage `mean_x max_{j labelled or chosen} [‖h_x − h_j‖ <= radius]`, over the available and labelled rows.
-    The choice of the radius decides much: the largest at which about 95 % of the balls hold one class only, by
-    `ball_purity` with the clusters of `k_means_clusters` for classes. `max_herding` is less sensitive.
+    The choice of the radius decides much. That of the paper is the largest at which 95 % of the balls hold one class
+    only, of unit rows and with the clusters of k-means for classes: `purity_radius`. The strategy by name does that
+    each round. `max_herding` is less sensitive.
 
     Args:
       features: `[R, D]`.
@@ -74,6 +78,8 @@ def prob_cover(
     >>> query.indices.tolist(), [round(gain, 2) for gain in query.gains.tolist()]
     ([1, 3], [0.6, 0.4])
     """
+    if radius is None:
+        raise ValueError("radius must be a positive number; purity_radius gives that of the paper, got None")
     return _checked_cover(features, None, radius, "top_hat", available, labelled, None, key, query_size, pad, "radius")
 
 
@@ -81,7 +87,7 @@ def prob_cover(
 def max_herding(
     features: jax.Array,
     *,
-    bandwidth: float = 1.0,
+    bandwidth: float | jax.Array | None = None,
     kernel: Kernel = "rbf",
     available: jax.Array,
     query_size: int,
@@ -96,13 +102,14 @@ def max_herding(
     `exp(−d²)`, "laplace" `exp(−d)`, "student" `1 / (1 + d²)`, "top_hat" `[d <= 1]` (`prob_cover`), and "cosine",
     which knows no bandwidth and counts a negative similarity as 0.
 
-    The paper's bandwidth is 1, for features of norm 1: features of another scale want another. Distances are taken
-    by matrix products, which round them to about 3e-4 of the largest norm (about the mean): a bandwidth should not
-    be much below that.
+    Differs from the paper: its bandwidth is 1, for the unit rows of a self-supervised network. The features of a
+    network in training lie closer together, and a kernel so wide sees one cluster; by default the bandwidth here is
+    `half_spread`, half the root mean square of the distance of two unit rows. Distances are taken by matrix products,
+    which round them to about 5e-4 of the largest norm (about the mean): a bandwidth should not be much below that.
 
     Args:
       features: `[R, D]`.
-      bandwidth: the unit of distance, positive.
+      bandwidth: the unit of distance, positive, for the features as they are; None: `half_spread` of the unit rows.
       kernel: one of the names above.
       available: `[R]` bool, the rows that may be picked.
       query_size: Q, a Python int.
@@ -122,7 +129,7 @@ def max_herding(
     Bae, Noh & Sutherland (2024), "Generalized coverage for more robust low-budget active learning", ECCV.
 
     >>> features = jnp.array([[0.0], [1.0], [2.0], [7.0], [8.0]])
-    >>> max_herding(features, available=jnp.ones(5, bool), query_size=2).indices.tolist()
+    >>> max_herding(features, bandwidth=1.0, available=jnp.ones(5, bool), query_size=2).indices.tolist()
     [1, 3]
     """
     return _checked_cover(features, None, bandwidth, kernel, available, labelled, None, key, query_size, pad)
@@ -133,7 +140,7 @@ def uncertainty_herding(
     scores: jax.Array,
     features: jax.Array,
     *,
-    bandwidth: float = 1.0,
+    bandwidth: float | jax.Array | None = None,
     kernel: Kernel = "rbf",
     available: jax.Array,
     query_size: int,
@@ -145,13 +152,16 @@ def uncertainty_herding(
 
     With a wide kernel this covers the pool as `max_herding` does; with a kernel so narrow that every row covers
     itself only, it is `top_k` of the scores. The paper goes from the one to the other as labels come in: its
-    bandwidth is the smallest distance between labelled rows (`smallest_gap`), and its scores those of the calibrated
-    predictions, whose differences are small while there are few labels.
+    bandwidth is the smallest distance between two labelled unit rows (`smallest_gap`), and its scores those of
+    predictions scaled by a temperature (`bdal.calibration.fit_temperature`).
 
     Args:
-      scores: `[R]`, the uncertainties u, not negative; those of labelled rows do not matter.
+      scores: `[R]`, the uncertainties u, not negative; those of labelled rows do not matter. The paper's is
+        `1 + margin`.
       features: `[R, D]`.
-      bandwidth, kernel: see `max_herding`.
+      bandwidth: the unit of distance, positive, for the features as they are; None: the smallest gap among the labelled
+        unit rows, at least 3e-3 (below it float32 tells no distances), and 1 where no two labelled rows differ.
+      kernel: see `max_herding`.
       available: `[R]` bool, the rows that may be picked.
       query_size: Q, a Python int.
       labelled: `[R]` bool, the rows chosen before. Rows that are neither available nor labelled do not matter,
@@ -169,31 +179,86 @@ def uncertainty_herding(
       NonFiniteError: an available score, or an available or labelled row of features, is NaN or infinite (eager
         calls).
 
-    Bae, Oliveira & Sutherland (2025), "Uncertainty herding: one active learning method for all label budgets", ICLR.
+    Bae, Sutherland & Oliveira (2025), "Uncertainty herding: one active learning method for all label budgets", ICLR.
 
     >>> features = jnp.array([[0.0], [1.0], [2.0], [7.0], [8.0]])
     >>> scores = jnp.array([0.1, 0.1, 0.1, 0.0, 0.9])
-    >>> uncertainty_herding(scores, features, available=jnp.ones(5, bool), query_size=2).indices.tolist()
+    >>> uncertainty_herding(
+    ...     scores, features, bandwidth=1.0, available=jnp.ones(5, bool), query_size=2
+    ... ).indices.tolist()
     [4, 1]
     """
+    scores = _weights(scores, available, query_size, pad, "uncertainty_herding")
+    return _checked_cover(
+        features, scores, bandwidth, kernel, available, labelled, None, key, query_size, pad, rule="gap"
+    )
+
+
+@no_rows_no_picks
+def weighted_coverage(
+    scores: jax.Array,
+    features: jax.Array,
+    *,
+    bandwidth: float | jax.Array | None = None,
+    kernel: Kernel = "rbf",
+    available: jax.Array,
+    query_size: int,
+    labelled: jax.Array | None = None,
+    key: jax.Array | None = None,
+    pad: bool = False,
+) -> Query:
+    """Pick the row that covers most of the score, `mean_x u(x) · max_{j labelled or chosen} exp(−‖h_x − h_j‖² / s²)`.
+
+    The objective of `uncertainty_herding` with any score and a scale that does not shrink: rows are divided by their
+    norm, and s is half the root mean square of the distance of two of them (`half_spread`). A row is worth the score of
+    all rows that are clearly nearer to it than two rows usually are, less what the labelled rows and the picks cover
+    already. So a batch neither repeats itself nor what is labelled, and a sure region costs no label.
+
+    Args:
+      scores: `[R]`, not negative: BALD, entropy, expected model change, `1 + margin` ...; those of labelled rows do not
+        matter.
+      features: `[R, D]`.
+      bandwidth: s, positive, for the features as they are; None: from the unit rows, as above.
+      kernel: see `max_herding`.
+      available, query_size, labelled, key, pad: see `uncertainty_herding`.
+
+    Returns:
+      A `Query` whose gains are the increases of the score covered (the mean is over available and labelled rows), which
+      never grow.
+
+    Raises:
+      ValueError, NonFiniteError: see `uncertainty_herding`.
+
+    Ours; the objective is that of Bae, Sutherland & Oliveira (2025), ICLR. Measured in benchmarks/results.
+
+    >>> features = jnp.array([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0], [0.1, 1.0]])
+    >>> scores = jnp.array([0.1, 0.2, 0.3, 0.0, 0.4])
+    >>> weighted_coverage(scores, features, available=jnp.ones(5, bool), query_size=2).indices.tolist()
+    [1, 4]
+    """
+    scores = _weights(scores, available, query_size, pad, "weighted_coverage")
+    return _checked_cover(features, scores, bandwidth, kernel, available, labelled, None, key, query_size, pad)
+
+
+def _weights(scores, available, query_size: int, pad: bool, name: str) -> jax.Array:
+    """Scores `[R]` that may weigh rows: refused where negative, 0 where not available."""
     scores = check_scores(scores, available, query_size, pad)
     if is_concrete(scores, available):
         negative = np.asarray(available) & (np.asarray(scores) < 0)
         if negative.any():
             raise ValueError(
-                f"scores must not be negative for uncertainty_herding, but {negative.sum()} of {np.sum(available)} "
+                f"scores must not be negative for {name}, but {negative.sum()} of {np.sum(available)} "
                 f"available rows are (first: row {negative.argmax()}, {np.asarray(scores)[negative.argmax()]:.4g}); "
-                "for margin use 1 + margin"
+                "for margin pass 1 + margin"
             )
-    scores = jnp.where(jnp.asarray(available), jnp.maximum(scores, 0), 0)
-    return _checked_cover(features, scores, bandwidth, kernel, available, labelled, None, key, query_size, pad)
+    return jnp.where(jnp.asarray(available), jnp.maximum(scores, 0), 0)
 
 
 @no_rows_no_picks
 def facility_location(
     features: jax.Array,
     *,
-    bandwidth: float = 1.0,
+    bandwidth: float | jax.Array | None = None,
     kernel: Kernel = "cosine",
     available: jax.Array,
     query_size: int,
@@ -237,27 +302,30 @@ def facility_location(
 
 
 def _checked_cover(
-    features, weights, bandwidth, kernel, available, labelled, covered, key, query_size, pad, name="bandwidth"
-) -> Query:
+    features, weights, bandwidth, kernel, available, labelled, covered, key, query_size, pad, name="bandwidth",
+    rule="spread",
+) -> Query:  # fmt: skip
     check_query(available, query_size, pad)
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
-    if is_concrete(bandwidth) and not 0 < float(bandwidth) < float("inf"):
+    if bandwidth is not None and is_concrete(bandwidth) and not 0 < float(bandwidth) < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {bandwidth}")
     available, labelled = jnp.asarray(available), check_mask(labelled, "labelled", available)
     covered = available | labelled if covered is None else check_mask(covered, "covered", available)
     features = check_rows(features, "features", available, also=_either(labelled, covered))
     weights = jnp.ones(available.shape, jnp.float32) if weights is None else weights
-    bandwidth = jnp.asarray(bandwidth, jnp.float32)
-    return _cover(features, weights, bandwidth, available, labelled, covered, key, kernel, query_size)
+    bandwidth = None if bandwidth is None else jnp.asarray(bandwidth, jnp.float32)
+    return _cover(features, weights, bandwidth, available, labelled, covered, key, kernel, rule, query_size)
 
 
 def _either(*masks):
     return np.logical_or.reduce([np.asarray(mask) for mask in masks]) if is_concrete(*masks) else masks[0] | masks[1]
 
 
-@partial(jax.jit, static_argnames=("kernel", "query_size"))
-def _cover(features, weights, bandwidth, available, labelled, covered, key, kernel: str, query_size: int) -> Query:
+@partial(jax.jit, static_argnames=("kernel", "rule", "query_size"))
+def _cover(
+    features, weights, bandwidth, available, labelled, covered, key, kernel: str, rule: str, query_size: int
+) -> Query:
     """Greedy maximisation of `Σ_x w(x) · max_{j chosen} k(x, j)`, lazily (Minoux 1978).
 
     What a row would add never grows, so what it would have added earlier bounds what it adds now. Before each pick
@@ -266,7 +334,11 @@ def _cover(features, weights, bandwidth, available, labelled, covered, key, kern
     """
     num_rows = features.shape[0]
     size = max(1, min(num_rows, ROWS, BLOCK // max(num_rows, 1)))
-    similarities = _similarities(features, bandwidth, available | labelled | covered, kernel)
+    matters = available | labelled | covered
+    if bandwidth is None and kernel != "cosine":
+        features = unit_rows(jnp.where(matters[:, None], features, 0.0))
+        bandwidth = _own_scale(features, matters, labelled, rule)
+    similarities = _similarities(features, bandwidth, matters, kernel)
     weights = jnp.where(covered, weights, 0.0)  # [R]
 
     def closest(carry):  # over as many blocks as there are labelled rows
@@ -310,14 +382,18 @@ def _cover(features, weights, bandwidth, available, labelled, covered, key, kern
     return Query(query.indices, query.gains / jnp.maximum(covered.sum(), 1))
 
 
+def _own_scale(unit, matters, labelled, rule: str) -> jax.Array:
+    """The bandwidth that unit rows have by themselves."""
+    if rule == "spread":
+        return spread(unit, matters)
+    gap = smallest_distance(unit, labelled, above=1e-6)  # parallel rows are the same unit row
+    return jnp.where(jnp.isinf(gap), 1.0, jnp.maximum(gap, SMALLEST_GAP))
+
+
 def _similarities(features, bandwidth, matters, kernel: str):
     """A function from rows `[B]` to their similarities to all rows, `[B, R]`."""
-    features = jnp.where(matters[:, None], features, 0.0)
     if kernel == "cosine":
-        largest = jnp.max(jnp.abs(features), axis=1, keepdims=True, initial=0.0)
-        features = features / jnp.where(largest == 0, 1.0, largest)  # no overflow of the squares
-        norms = jnp.sqrt(jnp.square(features).sum(1, keepdims=True))
-        features = features / jnp.where(norms == 0, 1.0, norms)
+        features = unit_rows(jnp.where(matters[:, None], features, 0.0))
         return lambda rows: jnp.matmul(features[rows], features.T, precision="highest")
 
     features = centred(features, matters) / bandwidth  # near the origin products round less
@@ -325,98 +401,8 @@ def _similarities(features, bandwidth, matters, kernel: str):
 
     def similarities(rows):
         products = jnp.matmul(features[rows], features.T, precision="highest")
-        return KERNELS[kernel](jnp.maximum(squares[rows][:, None] + squares[None, :] - 2 * products, 0.0))
+        sums = squares[rows][:, None] + squares[None, :]
+        squared = sums - 2 * products
+        return KERNELS[kernel](jnp.where(squared < ROUNDING * sums, 0.0, squared))  # a row covers itself; NaN shows
 
     return similarities
-
-
-def centred(features, matters):
-    features = jnp.where(matters[:, None], features, 0.0)
-    mean = features.sum(0) / jnp.maximum(matters.sum(), 1)
-    return jnp.where(matters[:, None], features - mean[None, :], 0.0)
-
-
-def smallest_gap(features: jax.Array, labelled: jax.Array) -> jax.Array:
-    """The smallest distance between two labelled rows that are not the same point; infinity where there are no two.
-
-    The bandwidth of `uncertainty_herding` in its paper: it shrinks as labels come in. `jnp.minimum(1.0, ...)` of it
-    serves as long as fewer than two rows are labelled.
-
-    Args:
-      features: `[R, D]`.
-      labelled: `[R]` bool; other rows do not matter, whatever they hold.
-
-    Returns:
-      A scalar.
-
-    Raises:
-      ValueError: shapes that do not fit. NonFiniteError: a labelled row is NaN or infinite (eager calls).
-
-    Bae, Oliveira & Sutherland (2025), "Uncertainty herding: one active learning method for all label budgets", ICLR.
-
-    >>> round(float(smallest_gap(jnp.array([[0.0], [3.0], [5.0], [5.5]]), jnp.array([True, True, True, False]))), 4)
-    2.0
-    """
-    labelled = check_mask(labelled, "labelled", labelled)
-    return _smallest_gap(check_rows(features, "features", labelled), labelled)
-
-
-@jax.jit
-def _smallest_gap(features, labelled) -> jax.Array:
-    features = jnp.where(labelled[:, None], features, 0.0)
-    rows = jnp.nonzero(labelled, size=features.shape[0], fill_value=0)[0]
-
-    def closer(carry):
-        position, smallest = carry
-        squared = jnp.square(features - features[rows[position]][None, :]).sum(1)
-        return position + 1, jnp.minimum(smallest, jnp.min(squared, where=labelled & (squared > 0), initial=jnp.inf))
-
-    return jnp.sqrt(jax.lax.while_loop(lambda carry: carry[0] < labelled.sum(), closer, (0, jnp.float32(jnp.inf)))[1])
-
-
-def ball_purity(features: jax.Array, clusters: jax.Array, *, radius: jax.Array, available: jax.Array) -> jax.Array:
-    """The fraction of the rows around which a ball of the radius holds rows of their own cluster only.
-
-    For the radius of `prob_cover`: take the largest whose purity is 95 % or more. One pass over all pairs of rows
-    serves any number of radii.
-
-    Args:
-      features: `[R, D]`.
-      clusters: `[R]` int, for instance of `k_means_clusters` with as many clusters as there are classes.
-      radius: any shape.
-      available: `[R]` bool, the rows that count; what the others hold does not matter.
-
-    Returns:
-      The purities, of the shape of `radius`; they fall with the radius.
-
-    Raises:
-      TypeError: clusters that are no integers. ValueError: shapes that do not fit.
-      NonFiniteError: an available row is NaN or infinite (eager calls).
-
-    Yehuda, Dekel, Hacohen & Weinshall (2022), "Active learning through a covering lens", NeurIPS: the purity π(δ).
-
-    >>> features, clusters = jnp.array([[0.0], [1.0], [2.0], [5.0]]), jnp.array([0, 0, 1, 1])
-    >>> ball_purity(features, clusters, radius=jnp.array([0.5, 1.5, 9.0]), available=jnp.ones(4, bool)).tolist()
-    [1.0, 0.5, 0.0]
-    """
-    check_query(available, 1, pad=True)
-    available, clusters = jnp.asarray(available), check_groups(clusters, "clusters", available)
-    features = check_rows(features, "features", available)
-    return _ball_purity(features, clusters, jnp.asarray(radius, jnp.float32), available)
-
-
-@jax.jit
-def _ball_purity(features, clusters, radius, available) -> jax.Array:
-    num_rows = features.shape[0]
-    features = centred(features, available)
-    squares = jnp.square(features).sum(1)
-
-    def nearest_stranger(row):
-        squared = squares[row] + squares - 2 * jnp.matmul(features, features[row], precision="highest")
-        return jnp.min(squared, where=available & (clusters != clusters[row]), initial=jnp.inf)
-
-    size = max(1, min(num_rows, ROWS, BLOCK // max(num_rows, 1)))
-    squared = jax.lax.map(nearest_stranger, jnp.arange(num_rows), batch_size=size)
-    reach = jnp.square(radius)[..., None] * (1 + ON_THE_RIM)
-    pure = jnp.maximum(squared, 0.0).reshape((1,) * radius.ndim + (-1,)) > reach
-    return jnp.mean(pure, axis=-1, where=available)

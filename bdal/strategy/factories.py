@@ -14,12 +14,21 @@ import jax
 import jax.numpy as jnp
 
 from bdal import acquisition, selection
+from bdal.calibration import fit_temperature
 from bdal.committee import Committee
 from bdal.information import log_mean_exp
-from bdal.strategy.querying import QueryStrategy
+from bdal.strategy.querying import QueryStrategy, committee_itself
 
 Kernel = Literal["features", "gradient", "committee"]
-BELOW_ZERO = ("margin",)  # acquisition functions that power and herding cannot weigh by
+TEMPERATURES = 1.0, 20.0  # the range of `uncertainty_herding`, as in its authors' code
+OF_THE_MEAN = ("predictive_entropy", "entropy", "margin", "least_confidence")  # scores that a temperature scales
+
+# Scores that can be negative, and the increasing form in which power and covers weigh by them.
+NOT_NEGATIVE: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "margin": lambda s: 1 + s,  # 1 − (p₁ − p₂)
+    "balanced_entropy": lambda s: jnp.where(s < 0, jnp.exp(jnp.minimum(s, 0)), 1 + s),
+    "weighted_mocu": lambda s: jnp.maximum(s, 0),  # below 0 a label is expected to do harm
+}
 
 
 def of_log_probs(acquisition_function: Callable[[jax.Array], jax.Array]):
@@ -73,20 +82,20 @@ def pointwise(name: str) -> QueryStrategy:
 
 @cache
 def power(score: str = "bald", beta: float = 8.0) -> QueryStrategy:
-    """Sampling in proportion to score^β without replacement."""
-    return QueryStrategy(of_log_probs(_not_negative(score)), _stochastic(selection.power, beta))
+    """Sampling in proportion to score^β without replacement; one that can be negative by its form in `NOT_NEGATIVE`."""
+    return _scored(_stochastic(selection.power, beta), score, weigh=True)
 
 
 @cache
 def softmax(score: str = "bald", beta: float = 8.0) -> QueryStrategy:
     """Sampling in proportion to exp(β · score) without replacement."""
-    return QueryStrategy(of_log_probs(acquisition.ACQUISITION_FUNCTIONS[score]), _stochastic(selection.softmax, beta))
+    return _scored(_stochastic(selection.softmax, beta), score)
 
 
 @cache
 def softrank(score: str = "bald", beta: float = 1.0) -> QueryStrategy:
     """Sampling in proportion to rank^−β without replacement."""
-    return QueryStrategy(of_log_probs(acquisition.ACQUISITION_FUNCTIONS[score]), _stochastic(selection.softrank, beta))
+    return _scored(_stochastic(selection.softrank, beta), score)
 
 
 @cache
@@ -182,9 +191,7 @@ def over_snapshots(name: str) -> QueryStrategy:
 @cache
 def diverse(score: str = "bald", weight: float = 1.0) -> QueryStrategy:
     """Standardised score − weight · largest cosine similarity to what the batch already holds."""
-    return QueryStrategy(
-        _score_and_embedding(acquisition.ACQUISITION_FUNCTIONS[score]), _of_two(selection.diverse, weight=weight)
-    )
+    return _scored(_of_two(selection.diverse, weight=weight), score, rows=_embedding)
 
 
 @cache
@@ -226,17 +233,64 @@ def badge(first: Literal["max_norm", "uniform"] = "max_norm") -> QueryStrategy:
 
 
 @cache
-def uncertainty_herding(score: str = "predictive_entropy", bandwidth: float = 1.0) -> QueryStrategy:
-    """Cover the pool, weighed by a score."""
-    select = _of_two(selection.uncertainty_herding, with_labelled=True, bandwidth=bandwidth)
-    return QueryStrategy(_score_and_embedding(_not_negative(score)), select, rows_labelled=True)
+def uncertainty_herding(
+    score: str = "margin", kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None
+) -> QueryStrategy:
+    """Cover the pool, weighed by the uncertainty of predictions that are scaled by a temperature.
+
+    The temperature is fitted to the held-out labels (those for validation) and kept between 1 and 20; it is 1 where
+    there are none, and for scores that are not of the mean prediction, such as BALD. The bandwidth is the smallest gap
+    among the labelled unit rows. Where nothing is labelled all points weigh the same.
+
+    Differs from the paper: it trains a network of its own on 80 % of the labels to find the temperature, and takes
+    that of least ECE on the other 20 % from a grid; here it is that of least NLL on labels held out already.
+    """
+    cover = _of_two(selection.uncertainty_herding, with_labelled=True, bandwidth=bandwidth)
+
+    def select(key, values, *, available, labelled, query_size):
+        scores, rows = values
+        scores = jnp.where(labelled.any(), scores, 1.0)
+        return cover(key, (scores, rows), available=available, labelled=labelled, query_size=query_size)
+
+    rows = _kernel_rows(kernel, sketch_dim)
+    if score not in OF_THE_MEAN:
+        return _scored(select, score, rows=rows, weigh=True)._replace(rows_labelled=True)
+    function = acquisition.ACQUISITION_FUNCTIONS["predictive_entropy" if score == "entropy" else score]
+    form = NOT_NEGATIVE.get(score, lambda scores: scores)
+
+    def prepare(key, committee, labelled_inputs, labels, targets, held_out):
+        del labelled_inputs, labels, targets
+        temperature = jnp.float32(1)
+        if held_out is not None and held_out[1].shape[0]:
+            log_probs = log_mean_exp(committee.log_probs(held_out[0]))
+            temperature = jnp.clip(fit_temperature(log_probs, held_out[1]).temperature, *TEMPERATURES)
+        return committee, key, temperature
+
+    @jax.jit
+    def uncertainty(log_probs, temperature):
+        scaled = jax.nn.log_softmax(log_mean_exp(log_probs) / temperature)
+        return form(function(scaled[:, None, :]))
+
+    def score_and_rows(carry, inputs):
+        committee, key, temperature = carry
+        return uncertainty(committee.log_probs(inputs), temperature), rows(committee, key, inputs)
+
+    return QueryStrategy(score_and_rows, select, prepare, rows_labelled=True, held_out=True)
+
+
+@cache
+def weighted_coverage(
+    score: str = "bald", kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None
+) -> QueryStrategy:
+    """Cover the pool, weighed by any score, with a scale from the features."""
+    select = _of_two(selection.weighted_coverage, with_labelled=True, bandwidth=bandwidth)
+    return _scored(select, score, rows=_kernel_rows(kernel, sketch_dim), weigh=True)._replace(rows_labelled=True)
 
 
 @cache
 def suggestive_annotation(score: str = "predictive_variance", candidates: int = 50) -> QueryStrategy:
     """Of the most uncertain points, those that represent the pool."""
-    select = _of_two(selection.suggestive_annotation, candidates=candidates)
-    return QueryStrategy(_score_and_embedding(acquisition.ACQUISITION_FUNCTIONS[score]), select)
+    return _scored(_of_two(selection.suggestive_annotation, candidates=candidates), score, rows=_embedding)
 
 
 @cache
@@ -255,24 +309,23 @@ def cluster_margin(score: str = "margin", candidates: int = 100, num_clusters: i
             key, scores, clusters, candidates=size, available=available, query_size=query_size
         )
 
-    return QueryStrategy(_score_and_embedding(acquisition.ACQUISITION_FUNCTIONS[score]), select)
+    return _scored(select, score, rows=_embedding)
 
 
 @cache
 def class_balanced(score: str = "margin") -> QueryStrategy:
     """The highest score among the points predicted to be of the class with the fewest labels."""
-    function = jax.jit(acquisition.ACQUISITION_FUNCTIONS[score])
+    own = POINTWISE[score]()
 
     def prepare(key, committee, labelled_inputs, labels, targets):
-        del key, labelled_inputs, targets
-        return committee, labels
+        return committee, labels, own.prepare(key, committee, labelled_inputs, labels, targets)
 
     def score_class_and_counts(carry, inputs):
-        committee, labels = carry
+        committee, labels, own_carry = carry
         log_probs = committee.log_probs(inputs)
         predicted = log_mean_exp(log_probs).argmax(-1)
         counts = (labels[:, None] == jnp.arange(log_probs.shape[-1])[None, :]).sum(0)  # [C], the same for every point
-        return function(log_probs), predicted, jnp.broadcast_to(counts, (len(predicted), len(counts)))
+        return own.score(own_carry, inputs), predicted, jnp.broadcast_to(counts, (len(predicted), len(counts)))
 
     def select(key, values, *, available, labelled, query_size):
         del labelled
@@ -338,14 +391,43 @@ def typiclust(kernel: Kernel = "features", sketch_dim: int = 512, max_clusters: 
 
 
 @cache
-def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float = 1.0) -> QueryStrategy:
-    """The point whose ball holds most points that no ball holds yet."""
-    return _by_features(selection.prob_cover, kernel, sketch_dim, radius=radius)
+def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float | None = None) -> QueryStrategy:
+    """The point whose ball holds most points that no ball holds yet.
+
+    Of unit rows, with the largest radius at which 95 % of the balls hold points of one cluster only; the clusters are
+    those of k-means, as many as there are classes, each round anew, because the features are those of a new network.
+    A radius that is given is taken as it is, for the features as they are.
+    """
+    if radius is not None:
+        return _by_features(selection.prob_cover, kernel, sketch_dim, radius=radius)
+    rows = _kernel_rows(kernel, sketch_dim)
+
+    def prepare(key, committee, labelled_inputs, labels, targets):
+        del labelled_inputs, labels, targets
+        return committee, key
+
+    def rows_and_probs(carry, inputs):
+        committee, key = carry
+        return rows(committee, key, inputs), log_mean_exp(committee.log_probs(inputs))
+
+    def select(key, values, *, available, labelled, query_size):
+        key, cluster_key = jax.random.split(key)
+        rows, num_classes = selection.unit_rows(values[0]), values[1].shape[1]
+        matters = available | labelled
+        clusters = selection.k_means_clusters(
+            cluster_key, rows, num_clusters=min(num_classes, len(rows)), available=matters
+        )
+        radius = selection.purity_radius(rows, clusters, available=matters)
+        return selection.prob_cover(
+            rows, radius=radius, available=available, labelled=labelled, query_size=query_size, key=key
+        )
+
+    return QueryStrategy(rows_and_probs, select, prepare, rows_labelled=True)
 
 
 @cache
-def max_herding(kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float = 1.0) -> QueryStrategy:
-    """Cover the pool by a Gaussian kernel."""
+def max_herding(kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None) -> QueryStrategy:
+    """Cover the pool by a Gaussian kernel, with a scale from the features."""
     return _by_features(selection.max_herding, kernel, sketch_dim, bandwidth=bandwidth)
 
 
@@ -356,12 +438,6 @@ def facility_location(kernel: Kernel = "features", sketch_dim: int = 512) -> Que
 
 
 # -- what they are made of --------------------------------------------------------------------------------------------
-
-
-def _not_negative(score):
-    if score in BELOW_ZERO:
-        raise ValueError(f"score: expected one that is never negative, got {score!r}")
-    return acquisition.ACQUISITION_FUNCTIONS[score]
 
 
 def _predict(committee, inputs, name, otherwise=""):
@@ -386,13 +462,46 @@ def _bald_and_log_probs(committee, inputs):
     return _bald(log_probs), log_probs  # BALD, so that members that agree are noticed
 
 
-def _score_and_embedding(acquisition_function):
-    score_only = of_log_probs(acquisition_function)
+def _scored(select, name: str, *, rows=None, weigh: bool = False) -> QueryStrategy:
+    """A strategy on the score of a pointwise strategy, by its name, and on `rows(committee, key, inputs) [B, D]`.
 
-    def score(committee, inputs):
-        return score_only(committee, inputs), committee.embedding(inputs)
+    With `weigh` the score is not negative, by its form in `NOT_NEGATIVE`.
+    """
+    own = POINTWISE[name]()
+    form = NOT_NEGATIVE.get(name, lambda scores: scores) if weigh else lambda scores: scores
+    if rows is None and own.prepare is committee_itself:
+        return QueryStrategy(lambda committee, inputs: form(own.score(committee, inputs)), select)
 
-    return score
+    def prepare(key, committee, labelled_inputs, labels, targets):
+        return committee, key, own.prepare(key, committee, labelled_inputs, labels, targets)
+
+    def score(carry, inputs):
+        committee, key, own_carry = carry
+        scores = form(own.score(own_carry, inputs))
+        return scores if rows is None else (scores, rows(committee, key, inputs))
+
+    return QueryStrategy(score, select, prepare)
+
+
+def _embedding(committee, key, inputs):
+    del key
+    return committee.embedding(inputs)
+
+
+def _kernel_rows(kernel: Kernel, sketch_dim: int):
+    """The rows whose dot product is a kernel: `(committee, key, inputs [B, ...]) -> [B, D]`."""
+
+    def rows(committee, key, inputs):
+        if kernel == "features":
+            return committee.embedding(inputs)
+        log_probs = committee.log_probs(inputs)
+        if kernel == "committee":
+            return selection.committee_features(log_probs)
+        mean = jnp.exp(log_mean_exp(log_probs))
+        key = jax.random.clone(key)  # the same for every chunk, and for the labelled rows
+        return selection.gradient_features(mean, committee.embedding(inputs), sketch_dim=sketch_dim, key=key)
+
+    return rows
 
 
 def _of_two(selector, with_labelled=False, **options):
@@ -408,6 +517,7 @@ def _of_two(selector, with_labelled=False, **options):
 
 def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=False, **options):
     """A strategy from a selector of features `[R, D]`: the network's own, its gradients', or the committee's."""
+    rows = _kernel_rows(kernel, sketch_dim)
 
     def prepare(key, committee, labelled_inputs, labels, targets):
         del labelled_inputs, labels, targets
@@ -415,14 +525,7 @@ def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=
 
     def score(carry, inputs):
         committee, key = carry
-        if kernel == "features":
-            return committee.embedding(inputs)
-        log_probs = committee.log_probs(inputs)
-        if kernel == "committee":
-            return selection.committee_features(log_probs)
-        probs = jnp.exp(log_mean_exp(log_probs))
-        key = jax.random.clone(key)  # the same for every chunk, and for the labelled rows
-        return selection.gradient_features(probs, committee.embedding(inputs), sketch_dim=sketch_dim, key=key)
+        return rows(committee, key, inputs)
 
     def select(key, features, *, available, labelled, query_size):
         known = {"labelled": labelled} if with_labelled else {}
@@ -430,3 +533,17 @@ def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=
         return chosen(key, features) if key_first else chosen(features, key=key)
 
     return QueryStrategy(score, select, prepare, rows_labelled=with_labelled)
+
+
+TOWARD_TARGETS = ("epig", "expected_error_reduction", "core_mse", "core_log", "mocu", "weighted_mocu", "soft_mocu")
+
+# One number a point: what `score` may name in strategies that look at more than a score.
+POINTWISE: dict[str, Callable[[], QueryStrategy]] = {
+    **{name: partial(pointwise, name) for name in acquisition.ACQUISITION_FUNCTIONS},
+    "entropy": partial(pointwise, "predictive_entropy"),
+    "expected_model_change": expected_model_change,
+    "fisher_trace": fisher_trace,
+    **{name: partial(toward_targets, name) for name in TOWARD_TARGETS},
+    "contrastive": contrastive,
+    **{name: partial(over_snapshots, name) for name in ("label_dispersion", "forgetting_events")},
+}

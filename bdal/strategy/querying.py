@@ -51,6 +51,8 @@ class QueryStrategy(NamedTuple):
       rows_labelled: whether `select` also wants the rows of the labelled set, after the candidates. Most do not, and
         then they are not scored.
       prefilter: for pools too large for what `score` returns.
+      held_out: whether `prepare` also takes `held_out`: `(inputs [V, ...], labels [V])`, labelled points that no member
+        was trained on, or None where there are none.
     """
 
     score: Callable[..., Any]
@@ -58,6 +60,7 @@ class QueryStrategy(NamedTuple):
     prepare: Callable[..., Any] = committee_itself
     rows_labelled: bool = False
     prefilter: Prefilter | None = None
+    held_out: bool = False
 
 
 class Health(NamedTuple):
@@ -78,8 +81,8 @@ PICK_ERRORS = ("", "is no row", "is not available: it is labelled already, or wa
 
 
 def score_and_select(
-    key, strategy: QueryStrategy, committee, candidates, labelled_inputs, labels, targets, available, labelled, *,
-    query_size: int, chunk_size: int, mesh: Mesh | None = None,
+    key, strategy: QueryStrategy, committee, candidates, labelled_inputs, labels, targets, available, labelled,
+    held_out=None, *, query_size: int, chunk_size: int, mesh: Mesh | None = None,
 ) -> tuple[Query, Health]:  # fmt: skip
     """One query as a pure function, for `jit` and `vmap`: prepare, map, select. Rows, not pool indices, come back.
 
@@ -88,12 +91,13 @@ def score_and_select(
     """
     if strategy.prefilter is not None:
         return _in_two_stages(
-            key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled,
+            key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled, held_out,
             query_size=query_size, chunk_size=chunk_size, mesh=mesh,
         )  # fmt: skip
     prepare_key, select_key = jax.random.split(key)
     labels = jnp.where(labelled, labels, -1)
-    carry = strategy.prepare(prepare_key, committee, labelled_inputs, labels, targets)
+    more = {"held_out": held_out} if strategy.held_out else {}
+    carry = strategy.prepare(prepare_key, committee, labelled_inputs, labels, targets, **more)
     values = map_pool(strategy.score, carry, candidates, chunk_size=chunk_size, mesh=mesh)
     if strategy.rows_labelled:
         more = map_pool(strategy.score, carry, labelled_inputs, chunk_size=chunk_size, mesh=mesh)
@@ -105,7 +109,9 @@ def score_and_select(
     return _select(select_key, values, available, labelled, select=strategy.select, query_size=query_size)
 
 
-def _in_two_stages(key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled, **how):
+def _in_two_stages(
+    key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled, held_out, **how
+):
     """The strategy on the candidates of highest first score; as many as the query, if the prefilter lets pass fewer."""
     first, key = jax.random.split(key)
     scores = map_pool(strategy.prefilter.score, committee, candidates, chunk_size=how["chunk_size"], mesh=how["mesh"])
@@ -115,7 +121,7 @@ def _in_two_stages(key, strategy, committee, candidates, labelled_inputs, labels
     found, rows = rows >= 0, jnp.maximum(rows, 0)
     query, health = score_and_select(
         key, strategy._replace(prefilter=None), committee, take_rows(candidates, rows), labelled_inputs, labels,
-        targets, found & available[rows], labelled, **how,
+        targets, found & available[rows], labelled, held_out, **how,
     )  # fmt: skip
     later_bad = jnp.where(health.first_nonfinite >= 0, rows[health.first_nonfinite], len(bad))
     (first_bad,) = jnp.nonzero(bad.at[later_bad].set(True, mode="drop"), size=5, fill_value=-1)
@@ -165,7 +171,8 @@ _score_and_select = jax.jit(score_and_select, static_argnames=("strategy", "quer
 
 def query(
     key, strategy: QueryStrategy, committee, candidates, *, query_size: int, available=None, labelled_inputs=None,
-    labels=None, targets=None, on_nonfinite: str = "raise", chunk_size: int = 1024, mesh: Mesh | None = None,
+    labels=None, targets=None, held_out=None, on_nonfinite: str = "raise", chunk_size: int = 1024,
+    mesh: Mesh | None = None,
 ) -> Query:  # fmt: skip
     """Choose `query_size` of the candidates: prepare, map over the pool, fold into a batch.
 
@@ -180,6 +187,8 @@ def query(
       labelled_inputs, labels: `[L, ...]` and `[L]`, for strategies that look at what is labelled (core-set).
       targets: inputs that the model is to be good at, for strategies that need them (EPIG); or a number: so many
         random candidates.
+      held_out: `(inputs [V, ...], labels [V])`, labelled points that no member was trained on, for strategies that
+        scale predictions by a temperature (`uncertainty_herding`).
       on_nonfinite: "raise" where an available candidate has a NaN or an infinity among its values, or "exclude" these
         candidates from the query, with a warning.
       chunk_size, mesh: see `map_pool`.
@@ -227,7 +236,7 @@ def query(
     check_own_committee(committee, candidates)
     labelled = jnp.ones(jax.tree.leaves(labelled_inputs)[0].shape[0], bool)
     targets = draw_targets(jax.random.fold_in(key, 2), targets, candidates)
-    arguments = (key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled)
+    arguments = (key, strategy, committee, candidates, labelled_inputs, labels, targets, available, labelled, held_out)
     run = _score_and_select if fits_one_program(committee, candidates, mesh) else score_and_select
     chosen, health = run(*arguments, query_size=query_size, chunk_size=chunk_size, mesh=mesh)
     if is_concrete(*health):

@@ -6,12 +6,12 @@ Axis letters: R rows, K members, C classes, D features, T targets, L labelled po
 import inspect
 from collections.abc import Callable
 from functools import cache, partial
+from types import NoneType
 from typing import NamedTuple, get_args
 
 from bdal import acquisition
 from bdal.strategy import factories
-from bdal.strategy.factories import of_log_probs
-from bdal.strategy.querying import Prefilter, QueryStrategy
+from bdal.strategy.querying import Prefilter, QueryStrategy, committee_itself
 
 
 class Method(NamedTuple):
@@ -119,8 +119,9 @@ STRATEGIES: dict[str, Method] = {
     "batchbald": Method(factories.batchbald, LOG_PROBS, "Q·R·K·C·samples", "Kirsch et al. 2019", "selection.joint"),
     "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", "selection.gradient"),
     "uncertainty_herding": Method(
-        factories.uncertainty_herding, FEATURES, "Q·R²·D", "Bae et al. 2025", "selection.covers"
+        factories.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025", "selection.covers"
     ),
+    "weighted_coverage": Method(factories.weighted_coverage, LABELLED, "Q·R²·D", "Bae et al. 2025", "selection.covers"),
     "suggestive_annotation": Method(
         factories.suggestive_annotation, FEATURES, "Q·R²·D", "Yang et al. 2017", "selection.combinations"
     ),
@@ -160,7 +161,8 @@ def make_strategy(
       name: one of `STRATEGIES`; `bdal methods` prints what each needs and costs.
       prefilter: only so many candidates, those of highest `prefilter_by`, go on to the strategy: for pools too large
         for what it looks at, and for hybrids.
-      prefilter_by: an acquisition function of `bdal.acquisition.ACQUISITION_FUNCTIONS`.
+      prefilter_by: the name of a strategy with one number a point that looks at the committee alone, such as
+        `entropy`.
       table: where the name is looked up.
       **options: the parameters of the strategy's factory.
 
@@ -194,16 +196,23 @@ def _parameters(factory) -> dict[str, inspect.Parameter]:
 
 @cache
 def _prefilter(score: str, size: int) -> Prefilter:
-    return Prefilter(of_log_probs(acquisition.ACQUISITION_FUNCTIONS[score]), size)
+    strategy = factories.POINTWISE[score]()
+    if strategy.prepare is not committee_itself:
+        raise ValueError(f"prefilter_by: expected a score that looks at the committee alone, got {score!r}")
+    return Prefilter(strategy.score, size)
 
 
 def _check_option(name: str, option: str, value, kind) -> None:
-    choices = tuple(acquisition.ACQUISITION_FUNCTIONS) if option == "score" else ()
+    optional = NoneType in get_args(kind)
+    if optional and value is None:
+        return
+    choices = tuple(factories.POINTWISE) if option == "score" else ()
     choices = get_args(kind) if not choices and all(isinstance(a, str) for a in get_args(kind)) else choices
     if choices and value not in choices:
         raise ValueError(f"strategy {name}: expected a {option} among {', '.join(choices)}, got {value!r}")
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if kind is float and not number:
-        raise ValueError(f"strategy {name}: expected a {option} that is finite and not negative, got {value!r}")
+    if (kind is float or float in get_args(kind)) and not (number and (value > 0 or not optional)):
+        wanted = "positive" if optional else "not negative"
+        raise ValueError(f"strategy {name}: expected a {option} that is finite and {wanted}, got {value!r}")
     if (kind is int or int in get_args(kind)) and not (number and isinstance(value, int) and value >= 1):
         raise ValueError(f"strategy {name}: expected a {option} of at least 1, an integer, got {value!r}")

@@ -781,13 +781,13 @@ def test_an_oracle_that_abstains_is_as_good_as_the_points_that_it_answers(cheap,
             seen.append((set(validation[0].indices.tolist()), int(validation[0].count)))
             return made.fit(keys, labelled, validation, pool)
 
-        def query(strategy, keys, committee, labelled, excluded, pool):
+        def query(strategy, keys, committee, labelled, validation, excluded, pool):
             ledger = events(tmp_path, "mc_dropout/random", 0)
             known = [event for event in ledger if "labels" in event and "indices" in event]
             closed = set(known[0]["indices"])
             closed |= {i for e in known for i, label in zip(e["indices"], e["labels"], strict=True) if label is None}
             assert set(np.flatnonzero(excluded[0])) == closed
-            return made.query(strategy, keys, committee, labelled, excluded, pool)
+            return made.query(strategy, keys, committee, labelled, validation, excluded, pool)
 
         return made._replace(fit=fit, query=query)
 

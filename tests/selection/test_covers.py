@@ -142,8 +142,8 @@ def test_prob_cover_is_max_herding_with_the_indicator():
 
 def test_uncertainty_herding_goes_from_max_herding_to_top_k():
     features, scores = curve(), np.random.default_rng(0).uniform(size=R).astype(np.float32)
-    even = uncertainty_herding(np.full(R, 0.5), features, available=EVERY, query_size=Q)
-    cover = max_herding(features, available=EVERY, query_size=Q)
+    even = uncertainty_herding(np.full(R, 0.5), features, bandwidth=1.0, available=EVERY, query_size=Q)
+    cover = max_herding(features, bandwidth=1.0, available=EVERY, query_size=Q)
     np.testing.assert_array_equal(even.indices, cover.indices)
     np.testing.assert_allclose(even.gains, 0.5 * cover.gains, rtol=1e-6)
     narrow = uncertainty_herding(scores, features, bandwidth=1e-3, available=EVERY, query_size=Q)
@@ -153,9 +153,9 @@ def test_uncertainty_herding_goes_from_max_herding_to_top_k():
 
 def test_labelled_rows_are_chosen_from_the_start():
     features = curve()
-    whole = max_herding(features, available=EVERY, query_size=Q)
+    whole = max_herding(features, bandwidth=1.0, available=EVERY, query_size=Q)
     labelled = np.isin(np.arange(R), whole.indices[:3])
-    rest = max_herding(features, available=~labelled, labelled=labelled, query_size=Q)
+    rest = max_herding(features, bandwidth=1.0, available=~labelled, labelled=labelled, query_size=Q)
     np.testing.assert_array_equal(rest.indices[:3], whole.indices[3:])
     np.testing.assert_allclose(rest.gains[:3], whole.gains[3:], rtol=1e-5)
 
@@ -195,7 +195,7 @@ def test_two_rows_that_cover_only_each_other_are_a_tie():
     features = np.stack([8.0 * (i % 75), np.sin(i), np.cos(i * i)], 1)  # 75 pairs
     some = (i % 75) < 10
     closest = np.argsort(np.linalg.norm(features[:10] - features[75:85], axis=1))[:Q]
-    query = max_herding(features, available=some, query_size=Q)
+    query = max_herding(features, bandwidth=1.0, available=some, query_size=Q)
     assert query.indices.tolist() == closest.tolist()  # of the closest pair the first row, and so on
 
 
@@ -214,7 +214,9 @@ def test_under_jit_and_vmap():
     labelled = np.arange(R)[None, :] < np.array([0, 5, 130])[:, None]
 
     def call(scores, labelled):
-        return uncertainty_herding(scores, features, available=~labelled, labelled=labelled, query_size=Q)
+        return uncertainty_herding(
+            scores, features, bandwidth=1.0, available=~labelled, labelled=labelled, query_size=Q
+        )
 
     mapped = jax.jit(jax.vmap(call))(scores, labelled)
     for s in range(3):
@@ -247,7 +249,7 @@ def test_how_many_rows_are_labelled_compiles_nothing_new():
     def call(count):
         labelled = np.arange(R) < count
         options = {"available": ~labelled, "labelled": labelled, "query_size": Q}
-        max_herding(features, **options)
+        max_herding(features, bandwidth=1.0, **options)
         typiclust(jax.random.key(0), features, **{**options, **TYPICAL})
 
     call(0)
@@ -259,7 +261,7 @@ def test_how_many_rows_are_labelled_compiles_nothing_new():
 
 def test_nan_under_a_trace_shows():
     features = jnp.asarray(curve(), jnp.float32).at[3].set(jnp.nan)
-    query = jax.jit(lambda features: max_herding(features, available=EVERY, query_size=Q))(features)
+    query = jax.jit(lambda features: max_herding(features, bandwidth=1.0, available=EVERY, query_size=Q))(features)
     assert np.isnan(query.gains).any()
 
 
@@ -292,9 +294,9 @@ def test_misuse_is_named():
     with pytest.raises(ValueError, match=r"kernel must be one of rbf, .*got 'gauss'"):
         max_herding(features, kernel="gauss", **options)
     with pytest.raises(ValueError, match=r"scores must not be negative.*but 75 of 150.*row 0, -1\)"):
-        uncertainty_herding(scores, features, **options)
+        uncertainty_herding(scores, features, bandwidth=1.0, **options)
     with pytest.raises(ValueError, match=r"labelled must be a boolean mask of the shape of available \(150,\)"):
-        max_herding(features, labelled=np.arange(3), **options)
+        max_herding(features, bandwidth=1.0, labelled=np.arange(3), **options)
     with pytest.raises(ValueError, match=r"covered must be a boolean mask.*got dtype int"):
         facility_location(features, covered=np.arange(R), **options)
     with pytest.raises(ValueError, match="query_size is 6, but only 2"):
