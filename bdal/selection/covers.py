@@ -24,7 +24,7 @@ from bdal.selection.ranking import check_scores
 from bdal.selection.scales import BLOCK, ON_THE_RIM, ROWS, centred, smallest_distance, spread, unit_rows
 
 SMALLEST_GAP = 3e-3  # of unit rows, whose distances round to about 5e-4
-ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)  # of a squared distance, relative to the squared norms
+ROUNDING = float(jnp.finfo(jnp.float32).eps)  # of a squared distance, relative to the squared norms
 
 Kernel = Literal["rbf", "laplace", "student", "top_hat", "cosine"]
 
@@ -403,6 +403,7 @@ def _similarities(features, bandwidth, matters, kernel: str):
         products = jnp.matmul(features[rows], features.T, precision="highest")
         sums = squares[rows][:, None] + squares[None, :]
         squared = sums - 2 * products
-        return KERNELS[kernel](jnp.where(squared < ROUNDING * sums, 0.0, squared))  # a row covers itself; NaN shows
+        itself = rows[:, None] == jnp.arange(squares.shape[0])[None, :]
+        return KERNELS[kernel](jnp.where(itself | (squared < ROUNDING * sums), 0.0, squared))
 
     return similarities

@@ -12,13 +12,17 @@ from bdal.selection import (
     ball_purity,
     covers,
     facility_location,
+    half_spread,
     max_herding,
     prob_cover,
+    purity_radius,
     smallest_gap,
     top_k,
     typical,
     typiclust,
     uncertainty_herding,
+    unit_rows,
+    weighted_coverage,
 )
 
 pytestmark = pytest.mark.slow
@@ -308,3 +312,127 @@ def test_misuse_is_named():
     features[3] = np.nan
     with pytest.raises(NonFiniteError, match=r"row 3"):
         facility_location(features, available=np.arange(R) > 5, covered=np.arange(R) == 3, query_size=Q)
+
+
+# -- the authors' rules, at the default: own code in float64 ----------------------------------------------------------
+
+
+def unit64(features):
+    features = np.asarray(features, np.float64)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(norms == 0, 1, norms)
+
+
+def herding(rows, weights, bandwidth, available, labelled, query_size):
+    """Bae, Sutherland & Oliveira (2025), algorithm 1, and their code `uherding.py`: picks and gains."""
+    kernel = np.exp(-np.square(np.linalg.norm(rows[:, None] - rows[None], axis=-1) / bandwidth))
+    return naive(kernel, weights, available, labelled, available | labelled, query_size)
+
+
+def smallest_gap64(rows, labelled):
+    """The smallest positive distance among the labelled; their code has 1 before there is any."""
+    distances = np.linalg.norm(rows[labelled][:, None] - rows[labelled][None], axis=-1)
+    return distances[distances > 1e-6].min() if (distances > 1e-6).any() else 1.0
+
+
+def spread64(rows):
+    """Half the root mean square of all distances, from the definition."""
+    squared = np.square(rows[:, None] - rows[None]).sum(-1)
+    return 0.5 * np.sqrt(squared.mean())
+
+
+def as_good(query, expected, value):
+    """The same picks; where rounding decides between two, sets that are worth the same."""
+    indices, gains = expected
+    found = np.asarray(query.indices)
+    if found.tolist() != list(indices):
+        assert value(found) == pytest.approx(value(np.asarray(indices)), rel=2e-3)
+    np.testing.assert_allclose(query.gains, gains, rtol=5e-3, atol=2e-5)
+
+
+CASES = ["random", "nothing labelled", "one labelled", "all labelled but Q", "duplicates", "R = Q", "zeros", "far"]
+
+
+def a_case(kind, seed):
+    """Features like those of a network with rectified units, scores, and the two masks."""
+    rng = np.random.default_rng(seed)
+    rows, width = (Q if kind == "R = Q" else 70), 3 + 5 * (seed % 2)
+    centres = rng.normal(size=(4, width))
+    features = np.maximum(3 * centres[rng.integers(4, size=rows)] + rng.normal(size=(rows, width)), 0)
+    features *= rng.uniform(0.1, 20)
+    labelled = rng.uniform(size=rows) < 0.2
+    if kind in ("nothing labelled", "R = Q"):
+        labelled[:] = False
+    if kind == "one labelled":
+        labelled = np.arange(rows) == 3
+    if kind == "all labelled but Q":
+        labelled = np.arange(rows) >= Q
+    labelled[:Q] = False
+    if kind == "duplicates":
+        features[rows // 2 :] = features[: rows - rows // 2]
+    if kind == "zeros":
+        features[::5] = 0
+    if kind == "far":
+        features += 1e3
+    return features.astype(np.float32), rng.uniform(size=rows).astype(np.float32), ~labelled, labelled
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", CASES)
+def test_herding_at_the_default_is_its_rule(kind, seed):
+    features, scores, available, labelled = a_case(kind, 100 * CASES.index(kind) + seed)
+    rows, how = unit64(features), {"available": available, "labelled": labelled, "query_size": Q}
+    scores[labelled] = 0
+    for function, weights, bandwidth in (
+        (max_herding, np.ones(len(rows)), spread64(rows)),
+        (weighted_coverage, scores, spread64(rows)),
+        (uncertainty_herding, scores, max(smallest_gap64(rows, labelled), 3e-3)),
+    ):
+        arrays = (features,) if function is max_herding else (scores, features)
+        query = function(*arrays, **how)
+        kernel = np.exp(-np.square(np.linalg.norm(rows[:, None] - rows[None], axis=-1) / bandwidth))
+
+        def value(chosen, kernel=kernel, weights=weights):
+            covered = kernel[np.r_[np.flatnonzero(labelled), chosen]].max(0)
+            return (weights * covered).mean()
+
+        as_good(query, herding(rows, weights, bandwidth, available, labelled, Q), value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", CASES)
+def test_the_radius_of_the_paper(kind, seed):
+    features, _, available, labelled = a_case(kind, 7 + 100 * CASES.index(kind) + seed)
+    rows, rng = unit64(features), np.random.default_rng(seed)
+    clusters = rng.integers(3, size=len(rows))
+    distances = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+    strange = np.where(clusters[:, None] != clusters[None], distances, np.inf).min(1)
+
+    def purity(radius):  # π(δ) of Yehuda et al. (2022)
+        return (strange > radius).mean()
+
+    grid = np.unique(strange[np.isfinite(strange)])
+    pure = [radius * (1 - 1e-3) for radius in grid if purity(radius * (1 - 1e-3)) >= 0.95 and radius > 0]
+    found = float(purity_radius(unit_rows(jnp.asarray(features)), clusters, available=available | labelled))
+    if np.isinf(strange).all():
+        assert found >= distances.max()
+    elif pure and max(pure) > 1e-2:
+        assert found == pytest.approx(max(pure), rel=3e-3)
+        assert purity(found * 0.997) >= 0.95 > purity(found * 1.01)  # distances are products in float32
+    else:
+        assert found < 2e-2  # five in a hundred rows have a twin in another cluster
+
+
+def test_the_radius_of_one_cluster_covers_everything():
+    features = curve()
+    radius = purity_radius(features, np.zeros(R, int), available=EVERY)
+    query = prob_cover(features, radius=radius, available=EVERY, query_size=2)
+    np.testing.assert_allclose(query.gains, [1, 0])
+    assert float(half_spread(np.ones((4, 2)), np.ones(4, bool))) == 1
+
+
+def test_scales_need_no_unit_of_length():
+    features = curve()
+    for factor in (1e-12, 1e12):
+        assert float(half_spread(features * factor, EVERY)) == pytest.approx(factor * spread64(features), rel=1e-5)
+        np.testing.assert_allclose(unit_rows(jnp.asarray(features * factor, jnp.float32)), unit64(features), atol=1e-6)
