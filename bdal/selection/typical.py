@@ -47,14 +47,13 @@ def typiclust(
     "code" is what the authors run, and where their published numbers come from; "paper" is what they write. The picks
     differ: squares give the farthest neighbours more weight, and in a small cluster half of the rows are the middle.
 
-    Differs from the paper: one k-means of ours, not scikit-learn's; ties are random; where the authors' code stops
-    for want of rows, small clusters follow.
-
-    That is: clusters of five rows or fewer, which the code drops, come when all larger ones are empty, in the same
-    order; a cluster without a row left is passed over; a row alone in its cluster has a typicality of 0. The authors'
-    k-means takes the points of the validation set too. Their 1e-5 is left out: it is added to the mean, so that the
-    order stays the same, and means little or much by the scale of the features. Here a mean of 0 counts as the
-    smallest float32.
+    Differs from the paper: as the authors' code, with one k-means of ours, random ties, and small clusters where large
+    ones run out. Their k-means is scikit-learn's, from 51 clusters on its `MiniBatchKMeans`, and of all points, those
+    for validation too. Where their code has no row to go on with, it stops or drops the cluster. Here a cluster without
+    a row left is passed over; clusters of five rows or fewer, which the code drops, come when all larger ones are
+    empty, in the same order; and a row alone in its cluster has a typicality of 0. Their 1e-5 is left out: it is added
+    to the mean, so that the order stays the same, and means little or much by the scale of the features. A mean of 0
+    counts as the smallest float32.
 
     Args:
       key: a PRNG key, consumed: k-means, and random ties.
@@ -132,7 +131,7 @@ def _typiclust(
         picks, gaps = jnp.where(new, row, picks), jnp.where(new, gap[row], gaps)
         return left.at[row].set(False, mode="drop"), picks, gaps, found + new.sum(dtype=jnp.int32)
 
-    init = available, jnp.full(query_size, -1, jnp.int32), jnp.full(query_size, jnp.inf), jnp.int32(0)
+    init = available, jnp.full(query_size, -1, jnp.int32), jnp.full(query_size, jnp.inf, jnp.float32), jnp.int32(0)
     _, picks, gaps, found = jax.lax.while_loop(lambda state: (state[3] < query_size) & state[0].any(), visit, init)
     typicality = 1 / jnp.maximum(gaps, jnp.finfo(jnp.float32).tiny)
     return Query(jnp.where(places < found, picks, -1), jnp.where(places < found, typicality, 0.0))
@@ -209,9 +208,9 @@ def _k_means(key, features, matters, num_clusters, max_clusters: int) -> tuple[j
         mass = jnp.where((m == 0) | (squared.max() == 0), 1.0, squared)
         row = jax.random.categorical(jax.random.fold_in(key, m), jnp.where(matters, jnp.log(mass), -jnp.inf))
         squared = jnp.minimum(squared, jnp.square(features - features[row][None, :]).sum(1))
-        return jnp.where(matters, squared, 0.0), seeds.at[m].set(row)
+        return jnp.where(matters, squared, 0.0), seeds.at[m].set(row.astype(jnp.int32))
 
-    init = jnp.full(num_rows, jnp.finfo(jnp.float32).max), jnp.zeros(max_clusters, jnp.int32)
+    init = jnp.full(num_rows, jnp.finfo(jnp.float32).max, jnp.float32), jnp.zeros(max_clusters, jnp.int32)
     centres = features[jax.lax.fori_loop(0, num_clusters, seed, init)[1]]  # [M, D]
 
     def assign(centres):
@@ -250,18 +249,19 @@ def _neighbour_distance(features, groups, num_groups: int, wanted, num_neighbour
     size = min(num_rows, ROWS)
     groups, order = jax.lax.sort((groups, jnp.arange(num_rows, dtype=jnp.int32)), num_keys=1)
     features, wanted = features[order], wanted[order]
-    first = jnp.searchsorted(groups, groups, side="left")
-    last = jnp.where(groups < num_groups, jnp.searchsorted(groups, groups, side="right"), 0)
+    first = jnp.searchsorted(groups, groups, side="left").astype(jnp.int32)
+    last = jnp.where(groups < num_groups, jnp.searchsorted(groups, groups, side="right"), 0).astype(jnp.int32)
     half_squares = 0.5 * jnp.square(features).sum(1)
+    within = jnp.arange(size, dtype=jnp.int32)
 
     def block(number, gaps):
         start = number * size
-        rows = jnp.minimum(start + jnp.arange(size), num_rows - 1)  # [B]
+        rows = jnp.minimum(start + within, num_rows - 1)  # [B]
         end = last[rows].max()
 
         def closer(carry):
             column, best, neighbours = carry  # [B, k]
-            columns = column + jnp.arange(size)
+            columns = column + within
             others = jnp.minimum(columns, num_rows - 1)
             products = jnp.matmul(features[rows], features[others].T, precision="highest")
             same = (groups[rows][:, None] == groups[others][None, :]) & (rows[:, None] != others[None, :])
@@ -272,7 +272,11 @@ def _neighbour_distance(features, groups, num_groups: int, wanted, num_neighbour
             best, chosen = jax.lax.top_k(-halves, num_neighbours)  # from the nearest to the farthest
             return column + size, -best, jnp.take_along_axis(others, chosen, axis=1)
 
-        init = first[rows[0]], jnp.full((size, num_neighbours), jnp.inf), jnp.zeros((size, num_neighbours), jnp.int32)
+        init = (
+            first[rows[0]],
+            jnp.full((size, num_neighbours), jnp.inf, jnp.float32),
+            jnp.zeros((size, num_neighbours), jnp.int32),
+        )
         _, best, neighbours = jax.lax.while_loop(lambda carry: carry[0] < end, closer, init)
         gap = jnp.square(features[neighbours] - features[rows][:, None, :]).sum(2)
         gap = gap if squared else jnp.sqrt(gap)
@@ -282,6 +286,6 @@ def _neighbour_distance(features, groups, num_groups: int, wanted, num_neighbour
         return jax.lax.dynamic_update_slice(gaps, mean, (start,))
 
     num_blocks = -(-num_rows // size)
-    seen = -(-(groups < num_groups).sum() // size)
-    gaps = jax.lax.fori_loop(0, seen, block, jnp.zeros(num_blocks * size))[:num_rows]
-    return jnp.zeros(num_rows).at[order].set(gaps)
+    seen = -(-(groups < num_groups).sum(dtype=jnp.int32) // size)
+    gaps = jax.lax.fori_loop(0, seen, block, jnp.zeros(num_blocks * size, jnp.float32))
+    return jnp.zeros(num_rows, jnp.float32).at[order].set(gaps[:num_rows])
