@@ -100,7 +100,7 @@ def vote_entropy(log_probs: jax.Array) -> jax.Array:
     It takes few values: break ties at random.
 
     Differs from the paper: the highest of a pool, where the paper decides point by point in a stream; without its
-    constant factor, one over the entropy that there can be.
+    constant factor.
 
     Args:
       log_probs: `[..., K, C]`.

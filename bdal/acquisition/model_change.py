@@ -86,8 +86,8 @@ def expected_model_change(
     cut down to its m most probable labels and normalised again; `top = 1` is the length of the gradient for the
     predicted label.
 
-    Differs from the paper: the last layer's gradient, for speed; labels as the committee's mean has them, lengths
-    averaged over members. That is the strategy's default; the paper has one model, and the gradient of all its
+    Differs from the paper: the last layer's gradient, for speed; labels by the committee's mean, lengths averaged
+    over its members. That is the strategy's default; the paper has one model, and the gradient of all its
     parameters: `layers: all`, and a committee of one.
 
     Args:
@@ -158,8 +158,8 @@ def last_layer_fisher_trace(
     `Σ_c p̄_c ‖p_k − e_c‖² = (1 − ‖p̄‖²) + ‖p_k − p̄‖²`: the sum of `aleatoric_fisher_trace` and
     `epistemic_fisher_trace`. Where members share their features, `(‖h‖² + 1) (1 − ‖p̄‖² + Σ_c Var_k p_kc)`.
 
-    Differs from the paper: the square of the paper's gradient length, in the last layer, for a closed form that has
-    parts. We know of no paper that queries by it. BAIT (Ash et al. 2021) weighs Fisher matrices against each other,
+    Differs from the paper: the square of the paper's gradient length, in the last layer, where it has a closed
+    form. We know of no paper that queries by it. BAIT (Ash et al. 2021) weighs Fisher matrices against each other,
     and does not rank points by a trace.
 
     Args:

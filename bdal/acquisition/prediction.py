@@ -46,8 +46,8 @@ def epig(log_probs: jax.Array, target_log_probs: jax.Array, *, target_weights: j
     target distribution. Both draw them anew each round. Give your own `targets` where predictions will be asked for
     elsewhere.
 
-    `core_log` is its second name, with another paper. Differs from the paper: the authors' score, and the best Q of
-    it; their batch rule clusters points by what they change.
+    `core_log` is its second name, with another paper. Differs from the paper: the best Q of the authors' score;
+    their batch rule clusters points by what they change.
 
     Args:
       log_probs: `[N, K, C]`.
@@ -90,8 +90,8 @@ def core_mse(
 
     Its sibling for the logarithmic score, CoreLog, is `epig`, and `core_log` its second name.
 
-    Differs from the paper: the authors' score, and the best Q of it; their batch rule clusters points by what they
-    change at each target. Their code has both, davidtw999/BEMPS.
+    Differs from the paper: the best Q of the authors' score; their batch rule clusters points by what they change
+    at each target. Their code has both, davidtw999/BEMPS.
 
     Args:
       log_probs: `[N, K, C]`.

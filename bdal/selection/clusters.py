@@ -228,9 +228,9 @@ def k_means(
     Lloyd's steps on `Σ_x w_x min_c ‖h_x − μ_c‖²` from a start by k-means++ (drawn `∝ w · D²`), until no row moves.
     Then, from the heaviest cluster to the lightest, the row nearest to the centre that was not picked before.
 
-    Differs from the paper: the papers cluster; that the point nearest to each centre is labelled is of no one
-    paper. With the informativeness of the most informative rows for weights it is Zhdanov's, `diverse_mini_batch`
-    by name.
+    Differs from the paper: the papers only cluster; to label the point nearest to each centre is no one paper's
+    rule. With the informativeness of the most informative rows for weights it is Zhdanov's, `diverse_mini_batch` by
+    name.
 
     Args:
       key: a PRNG key, consumed: the start, and random ties.

@@ -231,7 +231,7 @@ def frank_wolfe(
     then move on the line towards the vertex `(Σ_j ‖h_j‖) h_x / ‖h_x‖` as far as brings the sum nearest. A row of zero
     has a direction of zero.
 
-    Differs from the paper: no point twice, for a full batch; sketched gradients for the predicted label for
+    Differs from the paper: no point is picked twice, so that the batch is full; sketched gradients in place of
     projected log-likelihoods. In the paper a row may be picked again, which moves weights only, and a batch is then
     shorter than Q; that no row is picked twice is as in Holzmüller et al. The features are the strategy's default.
 

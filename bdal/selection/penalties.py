@@ -113,8 +113,8 @@ def mutual_information_penalty(
     The sum is the joint information of BatchBALD up to second order (all pairs, nothing above), without its
     exponential cost.
 
-    Differs from the paper: the paper subtracts the sum over the batch; with few members a sum counts the same
-    information often: max. The labels of a batch cannot share more than the log K nats that K members carry, but
+    Differs from the paper: the maximum over the batch for the paper's sum, which counts the same information often
+    when members are few. The labels of a batch cannot share more than the log K nats that K members carry, but
     their sum over pairs can. On pools of copies the sum's batches hold less information than those of "max" with 5
     and 10 members, and as much with 100 (`tests/selection/test_duplicates.py`); the run of
     `benchmarks/results/repeated_optdigits`, with K = 50, has "max" next to BatchBALD. The sum is there by `reduce:

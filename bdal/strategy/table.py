@@ -52,7 +52,7 @@ def _module(function) -> str:
 
 AUTHORS = "the authors' rule"
 RE_WEIGHTED = "the label re-weights the members; the paper trains a new model for each point and label"
-TOP_SCORES = "the authors' score, and the best Q of it; their batch rule clusters points by what they change"
+TOP_SCORES = "the best Q of the authors' score; their batch rule clusters points by what they change"
 SOME_TARGETS = "targets are 200 random points of the pool in a config, for speed; the authors take all of it"
 NEARER_TO_THE_TOP = "β is 8, to stay near the highest scores; the paper's is 1"
 
@@ -114,12 +114,12 @@ STRATEGIES: dict[str, Method] = {
     ),
     "expected_model_change": Method(
         factories.expected_model_change, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
-        "the last layer's gradient, for speed; labels as the committee's mean has them, lengths averaged over members",
+        "the last layer's gradient, for speed; labels by the committee's mean, lengths averaged over its members",
         "acquisition.model_change",
     ),
     "fisher_trace": Method(
         factories.fisher_trace, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
-        "the square of the paper's gradient length, in the last layer, for a closed form that has parts",
+        "the square of the paper's gradient length, in the last layer, where it has a closed form",
         "acquisition.model_change",
     ),
     **{
@@ -149,7 +149,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "mutual_information_penalty": Method(
         factories.mutual_information_penalty, LOG_PROBS, "Q·R·K·C²", "Rubashevskii et al. 2023",
-        "the paper subtracts the sum over the batch; with few members a sum counts the same information often: max",
+        "the maximum over the batch for the paper's sum, which counts the same information often when members are few",
         "selection.penalties",
     ),
     "batchbald": Method(
@@ -193,7 +193,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "k_means": Method(
         factories.k_means, FEATURES, "steps·Q·R·D", "Lloyd 1982; Arthur & Vassilvitskii 2007",
-        "the papers cluster; that the point nearest to each centre is labelled is of no one paper",
+        "the papers only cluster; to label the point nearest to each centre is no one paper's rule",
         "selection.clusters",
     ),
     "k_means_plus_plus": Method(
@@ -213,12 +213,12 @@ STRATEGIES: dict[str, Method] = {
     ),
     "frank_wolfe": Method(
         factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019",
-        "no point twice, for a full batch; sketched gradients for the predicted label for projected log-likelihoods",
+        "no point is picked twice, so that the batch is full; sketched gradients in place of projected log-likelihoods",
         "selection.determinants",
     ),
     "typiclust": Method(
         factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022",
-        "as the authors' code, with one k-means of ours, random ties, and small clusters where large ones run out",
+        "the authors' code, but for a k-means of ours, random ties, and small clusters where large ones run out",
         "selection.typical",
     ),
     "prob_cover": Method(
@@ -233,7 +233,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "facility_location": Method(
         factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015",
-        "covers the whole pool, labelled points included, by the cosine; the paper first filters by uncertainty",
+        "the whole pool is covered, by the cosine; the paper first filters by uncertainty",
         "selection.covers",
     ),
 }  # fmt: skip

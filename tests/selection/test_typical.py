@@ -243,6 +243,23 @@ def test_a_number_that_is_none_shows_and_ends():
         typiclust(jax.random.key(0), curve(), available=EVERY, rule="text", **TYPICAL)
 
 
+def test_double_precision_elsewhere_changes_nothing():
+    features = curve().astype(np.float32)
+    plain = [
+        typiclust(jax.random.key(0), features, available=EVERY, rule=rule, **TYPICAL) for rule in ("code", "paper")
+    ]
+    jax.config.update("jax_enable_x64", True)
+    try:
+        double = [
+            typiclust(jax.random.key(0), features, available=EVERY, rule=rule, **TYPICAL) for rule in ("code", "paper")
+        ]
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    for one, other in zip(plain, double, strict=True):
+        assert one.indices.tolist() == other.indices.tolist()
+        assert (other.indices.dtype, other.gains.dtype) == (jnp.int32, jnp.float32)
+
+
 def test_place_in_group():
     rng = np.random.default_rng(0)
     groups, keys = rng.integers(-2, 4, size=40), rng.integers(5, size=40)
