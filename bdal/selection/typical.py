@@ -45,19 +45,19 @@ def typiclust(
         "paper"  1 / mean of d, to the nearest min(20, size) rows of the cluster, labelled and picked ones included
 
     "code" is what the authors run, and where their published numbers come from; "paper" is what they write. The picks
-    differ: squares give the farthest neighbours more weight, and in a small cluster half of the rows are the middle.
+    differ: squares give the farthest neighbours more weight, and of a small cluster "code" looks at half only.
 
-    Differs from the paper: the authors' code, but for a k-means of ours, random ties, and small clusters where
-    large ones run out. Their k-means is scikit-learn's, from 51 clusters on its `MiniBatchKMeans`, and of all
-    points, those for validation too. Where their code has no row to go on with, it stops or drops the cluster. Here
-    a cluster without a row left is passed over; clusters of five rows or fewer, which the code drops, come when all
-    larger ones are empty, in the same order; and a row alone in its cluster has a typicality of 0. Their 1e-5 is
-    left out: it is added to the mean, so that the order stays the same, and means little or much by the scale of
-    the features. A mean of 0 counts as the smallest float32.
+    Differs from the paper: the authors' code, but on features of any length, not 1; our k-means; random ties; small
+    clusters last. Scale the features yourself, if their length is to play no part. The authors' k-means is
+    scikit-learn's, from 51 clusters on its `MiniBatchKMeans`, and of all points, those for validation too. Where their
+    code has no row to go on with, it stops or drops the cluster. Here a cluster without a row left is passed over;
+    clusters of five rows or fewer, which the code drops, come when all larger ones are empty, in the same order; and a
+    row alone in its cluster has a typicality of 0. Their 1e-5 is left out: it is added to the mean, so that the order
+    stays the same, and means little or much by the scale of the features. A mean of 0 counts as the smallest float32.
 
     Args:
       key: a PRNG key, consumed: k-means, and random ties.
-      features: `[R, D]`; the authors' are self-supervised, and of length 1.
+      features: `[R, D]`; the authors' are self-supervised.
       available: `[R]` bool, the rows that may be picked.
       query_size: Q, a Python int.
       labelled: `[R]` bool, the rows chosen before. Rows that are neither available nor labelled do not matter,

@@ -218,7 +218,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "typiclust": Method(
         factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022",
-        "the authors' code, but for a k-means of ours, random ties, and small clusters where large ones run out",
+        "the authors' code, but on features of any length, not 1; our k-means; random ties; small clusters last",
         "selection.typical",
     ),
     "prob_cover": Method(
