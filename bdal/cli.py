@@ -133,7 +133,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
     label.add_argument("--port", metavar="N", type=int, default=0, help="on 127.0.0.1 (default: a free one)")
     label.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
-    command("methods", _methods, "print the table of query strategies: what each needs and costs")
+    command("methods", _methods, "print the table of query strategies: what each needs and costs, and whose rule it is")
     doctor = command("doctor", _doctor, "print versions and devices, find an unused accelerator; look at a pool")
     doctor.add_argument("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="fields can be set as for bdal run")
     flags = {
@@ -192,19 +192,21 @@ def _methods(options: argparse.Namespace) -> int:
     del options
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from bdal.contrib import STRATEGIES as LEARNED
     from bdal.strategy import STRATEGIES
+    from bdal.strategy.table import AUTHORS
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("strategy\n  options", no_wrap=True)
-    table.add_column("looks at", overflow="fold")
-    table.add_column("cost", overflow="fold")
-    table.add_column("paper", overflow="fold")
-    table.add_column("pinned by", overflow="fold")
+    table.add_column("paper – whose rule it is\nlooks at · cost · pinned by", overflow="fold")
     for name, method in (STRATEGIES | LEARNED).items():
         choices = "".join(f"\n  {option}={value}" for option, value in method.options.items())
-        table.add_row(name + choices, method.needs, method.cost, method.paper, method.pinned_by)
+        differs = "" if method.rule == AUTHORS else "differs: "
+        source = f"{method.paper} – {differs}{method.rule}" if method.paper else method.rule
+        facts = Text(f"\n{method.needs} · {method.cost} · {method.pinned_by}", style="dim")
+        table.add_row(name + choices, Text.assemble(source, facts))
     console = Console()
     if not console.is_terminal:
         console = Console(width=130)
@@ -212,6 +214,8 @@ def _methods(options: argparse.Namespace) -> int:
     console.print(
         "\nR rows scored, K members, C classes, D features, T targets, L labelled points, Q query size; beyond the "
         "predictions themselves. `selection.joint` stands for tests/selection/test_joint.py.\n"
+        "At its default options a method does as its authors do, up to random ties, or it is said what differs; the "
+        "docstrings say more. Of a committee, a method of one network takes the mean prediction.\n"
         "In a config: `margin`, or `{name: power_bald, beta: 4}`; `prefilter: 500` with any "
         "of them scores only the 500 points of highest BALD (or of another score: `prefilter_by: margin`).",
         highlight=False, markup=False,

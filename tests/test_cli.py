@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from bdal import cli
+from bdal import cli, contrib
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
 from bdal.experiment import config
 from bdal.experiment import run as experiment_run
@@ -21,6 +23,7 @@ from bdal.experiment.durable import append
 from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
 from bdal.strategy import STRATEGIES
+from bdal.strategy.table import AUTHORS
 
 CONFIG = """\
 name: tiny
@@ -373,8 +376,25 @@ def test_methods_lists_every_strategy_with_its_options(capsys):
     lines = capsys.readouterr().out.splitlines()
     names = {line.split()[0] for line in lines if line and not line.startswith(" ")}
     assert names >= {*STRATEGIES, "loss_prediction", "vaal"}
-    assert "  beta=8.0" in [line.rstrip() for line in lines]
+    assert {"beta=8.0", "rule=code"} <= {line.split()[0] for line in lines if line.startswith("  ")}
     assert all(len(line) <= 130 for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_methods_says_of_every_strategy_whose_rule_it_is(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    assert cli.main(["methods"]) == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert all(len(line) <= width for line in lines)
+    starts = [number for number, line in enumerate(lines) if line and not line.startswith(" ")]
+    column = lines[0].index("paper")
+    shown = {}
+    for start, end in itertools.pairwise(starts):
+        shown[lines[start].split()[0]] = " ".join(" ".join(line[column:] for line in lines[start:end]).split())
+    for name, method in (STRATEGIES | contrib.STRATEGIES).items():
+        said = method.rule if method.rule == AUTHORS or not method.paper else f"differs: {method.rule}"
+        assert f"{method.paper} – {said} {method.needs}" in shown[name] or name == "random"
 
 
 def test_the_doctor_looks_at_a_pool(workplace, capsys):

@@ -72,6 +72,14 @@ def test_every_strategy_is_in_its_table():
     assert named == set(bdal.STRATEGIES)
 
 
+def test_its_table_cites_what_the_table_of_methods_cites():
+    for line in README.splitlines():
+        if line.startswith("| `"):
+            names, papers = re.findall(r"`(\w+)`", line), line.split("|")[-2]
+            known = "; ".join(bdal.STRATEGIES[name].paper for name in names).split("; ")
+            assert set(papers.strip().split("; ")) <= {*known, ""}, names
+
+
 def test_its_configs_load():
     found = re.findall(r"configs/\w+\.yaml", README)
     assert {"configs/quickstart.yaml", "configs/mnist.yaml"} <= set(found)

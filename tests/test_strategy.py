@@ -1,5 +1,6 @@
 """Every named strategy is its two functions, one after the other; what else a query needs is checked once for all."""
 
+import inspect
 import re
 import warnings
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal import acquisition, selection
+from bdal import acquisition, contrib, selection
 from bdal.calibration import fit_temperature
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import NonFiniteError
 from bdal.information import log_mean_exp
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query, score_and_select
 from bdal.strategy.factories import NOT_NEGATIVE, POINTWISE
+from bdal.strategy.table import AUTHORS
 from bdal.testing import check_committee
 from tests.compilations import count_compilations
 
@@ -56,6 +58,7 @@ def dropout_committee():
 COMMITTEE = members()
 LABELS = jnp.zeros(L, jnp.int32)
 ALL = sorted(STRATEGIES)
+TABLE = STRATEGIES | contrib.STRATEGIES
 SOME = ["bald", "k_center", "mutual_information_penalty"]  # one of each kind, where one of each is enough
 
 
@@ -144,9 +147,23 @@ def mean(inputs):
 
 def cluster_margin(keys, log_probs, available):
     cluster_key, key = jax.random.split(keys[1])
-    clusters = selection.k_means_clusters(cluster_key, COMMITTEE.embedding(POOL), num_clusters=N, available=available)
+    clusters = selection.k_means_clusters(
+        cluster_key, COMMITTEE.embedding(POOL), num_clusters=5 * Q, available=available
+    )
     return selection.cluster_margin(
-        key, acquisition.margin(log_probs), clusters, candidates=100, available=available, query_size=Q
+        key, acquisition.margin(log_probs), clusters, candidates=10 * Q, available=available, query_size=Q
+    )
+
+
+def diverse_mini_batch(keys, log_probs, available, query_size=Q, candidates=10 * Q):
+    """Zhdanov (2019), algorithm 1, with a prefilter in float64."""
+    _, key = jax.random.split(keys[1])
+    probs = np.sort(np.exp(np.asarray(log_probs, np.float64)).mean(1), axis=1)
+    informativeness = 1 - (probs[:, -1] - probs[:, -2])
+    best = np.argsort(np.where(available, -informativeness, np.inf))[:candidates]
+    uncertain = available & jnp.zeros(N, bool).at[best].set(True)
+    return selection.k_means(
+        key, COMMITTEE.embedding(POOL), weights=informativeness, available=uncertain, query_size=query_size
     )
 
 
@@ -200,9 +217,10 @@ DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: t
     "uncertainty_herding": by_both_and_labelled(selection.uncertainty_herding, lambda l: 1 + acquisition.margin(l)),
     "weighted_coverage": by_both_and_labelled(selection.weighted_coverage, acquisition.bald),
     "suggestive_annotation": by_both(
-        selection.suggestive_annotation, acquisition.predictive_variance, candidates=50
+        selection.suggestive_annotation, acquisition.predictive_variance, candidates=2 * Q
     ),
     "cluster_margin": cluster_margin,
+    "diverse_mini_batch": diverse_mini_batch,
     "class_balanced": lambda keys, log_probs, available: selection.class_balanced(
         acquisition.margin(log_probs), mean(POOL).argmax(-1), jnp.array([L, 0, 0, 0]), available=available,
         query_size=Q, key=keys[1],
@@ -214,7 +232,9 @@ DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: t
     "frank_wolfe": by_features(selection.frank_wolfe, "gradient", with_labelled=False),
     "k_means": by_features(selection.k_means, with_labelled=False, key_first=True),
     "k_means_plus_plus": by_features(selection.k_means_plus_plus, key_first=True),
-    "typiclust": by_features(selection.typiclust, key_first=True),
+    "typiclust": by_features(
+        lambda key, features, **how: selection.typiclust(key, selection.unit_rows(features), **how), key_first=True
+    ),
     "prob_cover": prob_cover,
     "max_herding": by_features(selection.max_herding),
     "facility_location": by_features(selection.facility_location),
@@ -257,18 +277,42 @@ def test_a_named_strategy(name):  # all in one: a strategy is compiled once for 
         assert all(len({index % 2 for index in indices}) == 1 for indices in ties)  # the better kind, but any of it
 
 
-def test_the_table_says_what_pins_a_method():
-    root = Path(__file__).resolve().parents[1]
-    for name, method in STRATEGIES.items():
-        function = {
-            "entropy": "predictive_entropy",
-            "bald_diverse": "diverse",
-            "fisher_trace": "last_layer_fisher_trace",
-        }.get(name, name)
-        function = function.removesuffix("_bald") if name != "bald" else name
-        assert re.search(rf"\b{function}\b", (root / method.test).read_text()), (name, method.test)
-        assert method.needs
-        assert method.cost
+FUNCTIONS = {  # where the function of a strategy has another name
+    "entropy": "predictive_entropy",
+    "power_bald": "power",
+    "softmax_bald": "softmax",
+    "softrank_bald": "softrank",
+    "fisher_trace": "last_layer_fisher_trace",
+    "bald_diverse": "diverse",
+}
+BEING_REWRITTEN = {"uncertainty_herding", "bait", "prob_cover", "max_herding"}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_says_what_pins_a_method(name):
+    method = TABLE[name]
+    test = Path(__file__).resolve().parents[1] / method.test
+    assert re.search(rf"\b{FUNCTIONS.get(name, name)}\b", test.read_text())
+    assert method.needs
+    assert method.cost
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_table_says_whose_rule_a_method_is_and_so_does_the_docstring(name):
+    method = TABLE[name]
+    factory = method.make.func if isinstance(method.make, partial) else method.make
+    function = FUNCTIONS.get(name, name)
+    documented = [factory, *(getattr(room, function, None) for room in (acquisition, selection))]
+    docstrings = " ".join(" ".join((inspect.getdoc(each) or "").split()) for each in documented if each is not None)
+    assert method.paper or name == "random"
+    for author, year in re.findall(r"(\w+)[^;]* (\d{4})", method.paper):
+        assert re.search(rf"\b{author}\b.{{0,60}}\(?{year}", docstrings), (author, year)
+    if method.rule == AUTHORS:
+        assert "Differs from the paper" not in docstrings
+    elif name not in {"random"} | BEING_REWRITTEN:
+        assert f"Differs from the paper: {method.rule}" in docstrings
+    assert 3 <= len(method.rule.split()) <= 22
+    assert method.rule == method.rule.strip().rstrip(".")
 
 
 def parts(key, strategy, committee=COMMITTEE):
@@ -290,11 +334,38 @@ def parts(key, strategy, committee=COMMITTEE):
         ("bald_diverse", {"score": "predictive_entropy"}),
         ("expected_model_change", {"layers": "all"}),
         ("mutual_information_penalty", {"reduce": "sum"}),
+        ("diverse_mini_batch", {"candidates_per_pick": 1}),
+        ("suggestive_annotation", {"candidates_per_pick": 1}),
+        ("suggestive_annotation", {"score": "margin"}),
+        ("cluster_margin", {"candidates_per_pick": 1}),
+        ("cluster_margin", {"clusters_per_pick": 1}),
+        ("typiclust", {"rule": "paper"}),
     ],
 )
 def test_options_reach_the_functions(name, options):
     plain, changed = parts(KEY, make_strategy(name)), parts(KEY, make_strategy(name, **options))
     assert np.asarray(plain.indices).tolist() != np.asarray(changed.indices).tolist()
+
+
+@pytest.mark.parametrize("query_size", [1, 3])
+def test_candidates_are_multiples_of_the_query(query_size):
+    """All picks are among the best 2 Q, 10 Q or 10 Q points; of 3 Q, the k-means of `diverse_mini_batch` has 10 Q."""
+    log_probs, everything = COMMITTEE.log_probs(POOL), jnp.ones(N, bool)
+    for name, score, multiple in (
+        ("suggestive_annotation", acquisition.predictive_variance, 2),
+        ("cluster_margin", acquisition.margin, 10),
+        ("diverse_mini_batch", acquisition.margin, 10),
+    ):
+        best = np.argsort(-score(log_probs))[: multiple * query_size]
+        picks = [
+            ask(name, key=jax.random.key(seed), available=everything, query_size=query_size).indices.tolist()
+            for seed in range(10)
+        ]
+        assert {pick for indices in picks for pick in indices} <= set(best.tolist()), name
+        found = ask(name, available=everything, query_size=query_size, candidates_per_pick=0.5)
+        assert sorted(found.indices.tolist()) == sorted(best[:query_size].tolist())  # never fewer than the query
+    expected = diverse_mini_batch(jax.random.split(KEY), log_probs, everything, query_size, 10 * query_size)
+    same_query(ask("diverse_mini_batch", available=everything, query_size=query_size), expected)
 
 
 def test_expected_model_change_of_all_layers_is_the_full_gradient():

@@ -29,6 +29,9 @@ def contrastive(
     Neighbours by Euclidean distance of the features, the first among those that tie; all labelled points where there
     are fewer than `num_neighbours`. A class that x holds impossible and a neighbour does not makes it about 1e30 nats.
 
+    Differs from the paper: features as they are; the authors' code scales them to length 1 before it looks for
+    neighbours. Scale them yourself, and the neighbours are the same.
+
     Args:
       log_probs: `[N, K, C]`, of which the mean over the members counts, or that mean, `[N, C]`.
       features: `[N, D]`.
@@ -45,7 +48,8 @@ def contrastive(
       ValueError, TypeError: shapes that do not fit, `num_neighbours` below 1, no labelled point.
       ValueError, NonFiniteError: features that are not finite; and see `bdal.errors.check_log_probs`.
 
-    Margatina et al. (2021), "Active learning by acquiring contrastive examples", EMNLP, §2.
+    Margatina et al. (2021), "Active learning by acquiring contrastive examples", EMNLP, §2;
+    mourga/contrastive-active-learning, `acquisition/cal.py`.
 
     >>> features = jnp.array([[0.0], [5.0]])
     >>> log_probs, labelled_log_probs = jnp.log(jnp.array([[[0.5, 0.5]], [[0.5, 0.5]]])), jnp.log(jnp.eye(2))[:, None]

@@ -22,6 +22,8 @@ def expected_entropy(log_probs: jax.Array) -> jax.Array:
 
     `predictive_entropy = expected_entropy + bald`.
 
+    Differs from the paper: in the paper it is what BALD subtracts, and no rule to query by.
+
     Args:
       log_probs: `[..., K, C]`.
 
@@ -97,6 +99,9 @@ def vote_entropy(log_probs: jax.Array) -> jax.Array:
 
     It takes few values: break ties at random.
 
+    Differs from the paper: the highest of a pool, where the paper decides point by point in a stream; without its
+    constant factor.
+
     Args:
       log_probs: `[..., K, C]`.
 
@@ -155,7 +160,8 @@ def predictive_variance(log_probs: jax.Array) -> jax.Array:
     Raises:
       ValueError, NonFiniteError: see `bdal.errors.check_log_probs`.
 
-    The "variance" priority of Osband et al. (2021), "Epistemic neural networks" (its active-learning code).
+    Osband et al. (2023), "Epistemic neural networks", NeurIPS: the "variance" priority of their code,
+    google-deepmind/enn, `enn/active_learning/priorities.py`.
 
     >>> float(predictive_variance(jnp.log(jnp.array([[1.0, 0.0], [0.0, 1.0]]))))
     0.5
@@ -189,6 +195,9 @@ def balanced_entropy(log_probs: jax.Array) -> jax.Array:
 
     so that the points just on the positive side of balance come first, then those of larger B, then the negative ones
     down from 0. Points on which the members agree or are sure come last.
+
+    Differs from the paper: the members' variance has ddof 0, in the author's code 1; a balance below 1e-6 counts as
+    1e-6.
 
     Args:
       log_probs: `[..., K, C]`.

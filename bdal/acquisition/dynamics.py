@@ -43,6 +43,9 @@ def forgetting_events(log_probs: jax.Array, labels: jax.Array | None = None) -> 
     counts from right to wrong only, so the second is at least as large. A point that was never right was never
     forgotten: it has 0 events, where the paper puts it with the most forgotten.
 
+    Differs from the paper: the paper counts changes from right to wrong; a pool has no labels, so any change
+    counts. It studies training sets, and queries nothing.
+
     Args:
       log_probs: `[..., K, C]`, snapshots in the order of training.
       labels: `[...]` integers between 0 and C − 1, or None.

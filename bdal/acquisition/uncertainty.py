@@ -24,7 +24,8 @@ def predictive_entropy(log_probs: jax.Array) -> jax.Array:
     Raises:
       ValueError, NonFiniteError: see `bdal.errors.check_log_probs`.
 
-    Settles (2009), "Active learning literature survey", §3.1; also known as consensus entropy.
+    Shannon (1948), "A mathematical theory of communication"; to query by: Settles (2009), "Active learning literature
+    survey", §3.1; also known as consensus entropy.
 
     >>> round(float(predictive_entropy(jnp.log(jnp.array([[1.0, 0.0], [0.0, 1.0]])))), 4)
     0.6931
@@ -45,7 +46,8 @@ def least_confidence(log_probs: jax.Array) -> jax.Array:
     Raises:
       ValueError, NonFiniteError: see `bdal.errors.check_log_probs`.
 
-    Lewis & Gale (1994), "A sequential algorithm for training text classifiers", §3.
+    Lewis & Gale (1994), "A sequential algorithm for training text classifiers", §3, for two classes; Culotta & McCallum
+    (2005), "Reducing labeling effort for structured prediction tasks", for more.
 
     >>> round(float(least_confidence(jnp.log(jnp.array([[0.9, 0.1], [0.5, 0.5]])))), 4)
     0.3

@@ -6,9 +6,15 @@ from bdal.strategy import Method
 
 STRATEGIES = {
     "loss_prediction": Method(
-        loss_prediction, "features, labelled points", "steps·hidden·D", "Yoo & Kweon 2019", "contrib.loss_prediction"
+        loss_prediction, "features, labelled points", "steps·hidden·D", "Yoo & Kweon 2019",
+        "the features stay as they are; in the paper the module trains with the network, at several depths",
+        "contrib.loss_prediction",
     ),
-    "vaal": Method(vaal, "inputs, labelled points, targets", "steps·hidden·D", "Sinha et al. 2019", "contrib.vaal"),
-}
+    "vaal": Method(
+        vaal, "inputs, labelled points, targets", "steps·hidden·D", "Sinha et al. 2019",
+        "fully connected networks on flat, standardised inputs, for any data; the paper's are convolutional",
+        "contrib.vaal",
+    ),
+}  # fmt: skip
 
 __all__ = ["STRATEGIES", "loss_prediction", "vaal"]

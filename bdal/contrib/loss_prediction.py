@@ -21,8 +21,10 @@ def loss_prediction(
 
     `prepare` trains `l̂ = MLP(h)` on the labelled points by pairs, `max(0, ξ − sign(l_i − l_j)(l̂_i − l̂_j))`, with `l`
     the negative log-probability of the label under the committee's mean, in nats: only the order of the losses counts.
-    Here the features `h` are the committee's embedding and stay as they are; in the paper the module also trains the
-    network that it looks into, at several depths.
+    The features `h` are the committee's embedding.
+
+    Differs from the paper: the features stay as they are; in the paper the module trains with the network, at
+    several depths.
 
     Args:
       hidden: width of the module's two hidden layers.

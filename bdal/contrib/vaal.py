@@ -31,8 +31,10 @@ def vaal(
       it hides which is which;
     - the discriminator on `−log D(z_labelled) − log (1 − D(z_unlabelled))`.
 
-    The score is the logit of `1 − D(E z)`. It looks at no label and at no prediction. The networks are fully connected
-    and see inputs that are flattened and standardised; the paper's are convolutional.
+    The score is the logit of `1 − D(E z)`. It looks at no label and at no prediction.
+
+    Differs from the paper: fully connected networks on flat, standardised inputs, for any data; the paper's are
+    convolutional.
 
     Args:
       latents: Z.

@@ -35,6 +35,9 @@ def lcmd(
     the first). Between `k_center`, which follows outliers, and k-means++, which follows density. Without labelled
     rows the first pick is the row of largest norm.
 
+    Differs from the paper: last-layer features of a classifier; the paper's are sketched gradients of all layers,
+    for regression. That is the strategy's default; given the same features, the rows are the authors'.
+
     Args:
       features: `[R, D]`.
       available: `[R]` bool, the rows that may be picked, and that the sums of the clusters are taken over.
@@ -101,6 +104,9 @@ def k_means_plus_plus(
 
     Where no row is left at a distance, all are equally likely.
 
+    Differs from the paper: last-layer features of a classifier; Holzmüller's are sketched gradients of all layers,
+    for regression. That is the strategy's default; Arthur & Vassilvitskii start k-means by it, and query nothing.
+
     Args:
       key: a PRNG key, consumed.
       features: `[R, D]`.
@@ -118,8 +124,9 @@ def k_means_plus_plus(
       ValueError: another `first`; shapes that do not fit; fewer than Q rows available.
       NonFiniteError: an available or labelled row is NaN or infinite (eager calls).
 
-    Arthur & Vassilvitskii (2007), "k-means++: the advantages of careful seeding", §2.2. scikit-learn draws several
-    candidates a step and keeps the best; this is the rule of the paper.
+    Arthur & Vassilvitskii (2007), "k-means++: the advantages of careful seeding", §2.2; with labelled rows as centres:
+    Holzmüller et al. (2023), JMLR 24, §5.2. scikit-learn draws several candidates a step and keeps the best; this is
+    the rule of the papers.
 
     >>> features = jnp.array([[0.0], [0.0], [3.0]])
     >>> query = k_means_plus_plus(jax.random.key(0), features, available=jnp.ones(3, bool), query_size=2)
@@ -221,6 +228,10 @@ def k_means(
     Lloyd's steps on `Σ_x w_x min_c ‖h_x − μ_c‖²` from a start by k-means++ (drawn `∝ w · D²`), until no row moves.
     Then, from the heaviest cluster to the lightest, the row nearest to the centre that was not picked before.
 
+    Differs from the paper: the papers only cluster; to label the point nearest to each centre is no one paper's
+    rule. With the informativeness of the most informative rows for weights it is Zhdanov's, `diverse_mini_batch` by
+    name.
+
     Args:
       key: a PRNG key, consumed: the start, and random ties.
       features: `[R, D]`.
@@ -239,8 +250,8 @@ def k_means(
       ValueError: a negative available weight (eager calls); shapes that do not fit; fewer than Q rows available.
       NonFiniteError: an available row or weight is NaN or infinite (eager calls).
 
-    Zhdanov (2019), "Diverse mini-batch active learning", arXiv 1901.05954: the rows of largest margin uncertainty are
-    clustered, with that uncertainty as weight.
+    Lloyd (1982), "Least squares quantization in PCM"; Arthur & Vassilvitskii (2007), "k-means++: the advantages of
+    careful seeding"; with weights: Zhdanov (2019), "Diverse mini-batch active learning", arXiv 1901.05954.
 
     >>> features = jnp.array([[0.0], [1.0], [2.0], [8.0], [9.0]])
     >>> query = k_means(jax.random.key(0), features, available=jnp.ones(5, bool), query_size=2)

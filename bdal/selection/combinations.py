@@ -166,10 +166,13 @@ def suggestive_annotation(
 
     `facility_location` of all available rows by the `candidates` rows of highest score.
 
+    Differs from the paper: one label a point, not pixels; any committee for bootstrapped networks; last-layer
+    features for descriptors of images. The candidates are the paper's twice the query size by name.
+
     Args:
       scores: `[R]`; the paper's is the variance of an ensemble's predictions.
       features: `[R, D]`; a row of zeros is similar to nothing.
-      candidates: how many, at least the query size; twice as many in the paper.
+      candidates: how many, at least the query size; in the paper 16 for 8, twice as many.
       available: `[R]` bool, the rows that may be picked and are to be represented; what the others hold does not
         matter.
       query_size: Q, a Python int.
@@ -356,6 +359,9 @@ def class_balanced(
     The labels are `counts` and the picks of this query, which count as what they were predicted to be. Of several
     such classes, that of the row of highest score is next; a class without a row left is passed over.
 
+    Differs from the paper: the same aim, reached by filling up the smallest class; the paper solves a relaxed
+    program. With one predicted class a row, filling up is the optimum of the balance alone.
+
     Args:
       scores: `[R]`.
       predicted: `[R]` int, classes.
@@ -374,8 +380,7 @@ def class_balanced(
         available.
       NonFiniteError: an available score is NaN or infinite (eager calls).
 
-    The aim is that of Bengar et al. (2022), "Class-balanced active learning for image classification", WACV,
-    without its relaxation: with a class a row, filling up the smallest count is the optimum.
+    Bengar et al. (2022), "Class-balanced active learning for image classification", WACV.
 
     >>> scores, predicted = jnp.array([0.9, 0.8, 0.7, 0.1]), jnp.array([0, 0, 1, 2])
     >>> counts = jnp.array([5, 5, 4])

@@ -30,6 +30,9 @@ def k_center(
     The greedy 2-approximation of the k-centre problem, known as core-set selection. Without labelled rows the
     first pick is the row of largest norm.
 
+    Differs from the paper: the greedy algorithm; the paper goes on from it with mixed-integer programs that leave
+    outliers out.
+
     Args:
       features: `[R, D]`.
       available: `[R]` bool, the rows that may be picked.

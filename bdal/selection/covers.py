@@ -272,6 +272,8 @@ def facility_location(
     `max_herding`, with a choice of the rows that are to be covered: they need not be those that may be picked.
     Before anything is chosen every row counts as covered by 0, so that negative similarities do not count.
 
+    Differs from the paper: the whole pool is covered, by the cosine; the paper first filters by uncertainty.
+
     Args:
       features: `[R, D]`; under the cosine a row of zeros is similar to nothing.
       bandwidth, kernel: see `max_herding`.

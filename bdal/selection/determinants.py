@@ -44,6 +44,10 @@ def max_det(
     Without noise that happens after as many picks as the features have dimensions. With noise, repeats of what is
     known keep a value.
 
+    Differs from the paper: members' class probabilities for predicted means, as this is classification; σ = 0.1 as
+    in Holzmüller's code. That is the strategy's default; the paper is Kirsch's (2023), whose kernel is
+    `committee_features`.
+
     Args:
       features: `[R, D]`.
       noise_sigma: σ, not negative.
@@ -227,6 +231,10 @@ def frank_wolfe(
     then move on the line towards the vertex `(Σ_j ‖h_j‖) h_x / ‖h_x‖` as far as brings the sum nearest. A row of zero
     has a direction of zero.
 
+    Differs from the paper: no point is picked twice, so that the batch is full; sketched gradients in place of
+    projected log-likelihoods. In the paper a row may be picked again, which moves weights only, and a batch is then
+    shorter than Q; that no row is picked twice is as in Holzmüller et al. The features are the strategy's default.
+
     Args:
       features: `[R, D]`; of active Bayesian coresets, projections of the log-likelihoods.
       available: `[R]` bool, the rows that are summed and may be picked; what the others hold does not matter.
@@ -242,9 +250,8 @@ def frank_wolfe(
       ValueError: shapes that do not fit; fewer than Q rows available.
       NonFiniteError: an available row is NaN or infinite (eager calls).
 
-    Pinsler et al. (2019), "Bayesian batch active learning as sparse subset approximation", NeurIPS, algorithm 1 (there
-    a row may be picked again, and a batch be shorter than Q; here no row is, as in Holzmüller et al. 2023, JMLR 24,
-    §5.2).
+    Pinsler et al. (2019), "Bayesian batch active learning as sparse subset approximation", NeurIPS, algorithm 1;
+    Holzmüller et al. (2023), JMLR 24, §5.2.
 
     >>> features = jnp.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0]])
     >>> frank_wolfe(features, available=jnp.ones(3, bool), query_size=2).indices.tolist()

@@ -4,6 +4,7 @@ Axes: R rows, D features, Q query size, M clusters, B rows of a block.
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,8 @@ import jax.numpy as jnp
 from bdal.errors import check_query
 from bdal.selection.checks import check_mask
 from bdal.selection.covers import centred
-from bdal.selection.fold import Query, no_rows_no_picks
+from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
 from bdal.selection.penalties import check_rows
-from bdal.selection.ranking import as_query
 
 BLOCK = 2**22  # products held at a time, B · M
 ROWS = 128  # rows whose neighbours are looked for at a time, at most
@@ -29,45 +29,64 @@ def typiclust(
     available: jax.Array,
     query_size: int,
     labelled: jax.Array | None = None,
+    rule: Literal["code", "paper"] = "code",
     num_neighbours: int = 20,
     max_clusters: int = 500,
     pad: bool = False,
 ) -> Query:
     """Pick the most typical row of each of the largest clusters that hold no labelled row.
 
-    k-means parts the available and labelled rows into `L + Q` clusters, L the number of labelled rows. The typicality
-    of a row is `1 / mean distance to its nearest neighbours in its cluster`. A pick is from the largest of the
-    clusters with the fewest rows labelled or picked; clusters of five rows or fewer come last, as in the authors'
-    code.
+    k-means parts the available and labelled rows into `min(L + Q, max_clusters)` clusters, L the number of labelled
+    rows: those of `k_means_clusters` with the same key. The clusters are put in order once, those with the fewest
+    labelled rows first, and of these the largest. They are visited in this order, again and again, and a visit picks
+    the row of largest typicality. With n rows of the cluster available and not yet picked, the typicality of a row is
+
+        "code"   1 / mean of d², d the distances to the nearest min(20, n // 2) of these rows
+        "paper"  1 / mean of d, to the nearest min(20, size) rows of the cluster, labelled and picked ones included
+
+    "code" is what the authors run, and where their published numbers come from; "paper" is what they write. The picks
+    differ: squares give the farthest neighbours more weight, and of a small cluster "code" looks at half only.
+
+    Differs from the paper: the authors' code, but on features of any length, not 1; our k-means; random ties; small
+    clusters last. Scale the features yourself, if their length is to play no part. The authors' k-means is
+    scikit-learn's, from 51 clusters on its `MiniBatchKMeans`, and of all points, those for validation too. Where their
+    code has no row to go on with, it stops or drops the cluster. Here a cluster without a row left is passed over;
+    clusters of five rows or fewer, which the code drops, come when all larger ones are empty, in the same order; and a
+    row alone in its cluster has a typicality of 0. Their 1e-5 is left out: it is added to the mean, so that the order
+    stays the same, and means little or much by the scale of the features. A mean of 0 counts as the smallest float32.
 
     Args:
-      key: a PRNG key, consumed; k-means starts at random.
-      features: `[R, D]`.
+      key: a PRNG key, consumed: k-means, and random ties.
+      features: `[R, D]`; the authors' are self-supervised.
       available: `[R]` bool, the rows that may be picked.
       query_size: Q, a Python int.
       labelled: `[R]` bool, the rows chosen before. Rows that are neither available nor labelled do not matter,
         whatever they hold.
-      num_neighbours: how many, or the whole cluster where it is smaller.
+      rule: "code" or "paper".
+      num_neighbours: the 20 of both rules.
       max_clusters: of k-means, however many rows are labelled. Time grows with it even where fewer are needed,
         because shapes are fixed.
       pad: fill up with index −1 and gain 0 when fewer than Q rows are available, instead of an error.
 
     Returns:
-      A `Query` whose gains are the typicalities.
+      A `Query` whose gains are the typicalities: 1 over a distance, or for "code" over a squared distance.
 
     Raises:
-      ValueError: no neighbours or no clusters; shapes that do not fit; fewer than Q rows available.
+      ValueError: another rule; no neighbours or no clusters; shapes that do not fit; fewer than Q rows available.
       NonFiniteError: an available or labelled row is NaN or infinite (eager calls).
 
     Hacohen, Dekel & Weinshall (2022), "Active learning on a budget: opposite strategies suit high and low budgets",
-    ICML.
+    ICML, §3 and appendix F.1; their code: avihu111/TypiClust, `deep-al/pycls/al/typiclust.py`.
 
-    >>> features = jnp.concatenate([jnp.linspace(0, 1, 9), jnp.linspace(50, 51, 7)])[:, None]
-    >>> query = typiclust(jax.random.key(0), features, available=jnp.ones(16, bool), query_size=2)
-    >>> query.indices.tolist()  # the middle of the larger, the middle of the smaller
-    [4, 12]
+    >>> line = jnp.array([0.0, 1.0, 1.9, 2.7, 3.4, 4.0, 4.6, 5.3])
+    >>> features = jnp.concatenate([line, 50 + line[:7]])[:, None]
+    >>> query = typiclust(jax.random.key(0), features, available=jnp.ones(15, bool), query_size=2)
+    >>> query.indices.tolist()  # where the larger cluster is densest, and where the smaller is
+    [5, 12]
     """
     check_query(available, query_size, pad)
+    if rule not in ("code", "paper"):
+        raise ValueError(f'rule must be "code" or "paper", got {rule!r}')
     for name, number in (("num_neighbours", num_neighbours), ("max_clusters", max_clusters)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
@@ -75,27 +94,57 @@ def typiclust(
     labelled = check_mask(labelled, "labelled", available)
     features = check_rows(features, "features", available, also=labelled)
     max_clusters = min(max_clusters, features.shape[0])
-    return _typiclust(key, features, available, labelled, num_neighbours, max_clusters, query_size)
+    return _typiclust(key, features, available, labelled, rule, num_neighbours, max_clusters, query_size)
 
 
-@partial(jax.jit, static_argnames=("num_neighbours", "max_clusters", "query_size"))
-def _typiclust(key, features, available, labelled, num_neighbours: int, max_clusters: int, query_size: int) -> Query:
-    matters = available | labelled
+@partial(jax.jit, static_argnames=("rule", "num_neighbours", "max_clusters", "query_size"))
+def _typiclust(
+    key, features, available, labelled, rule: str, num_neighbours: int, max_clusters: int, query_size: int
+) -> Query:
+    num_rows, matters = features.shape[0], available | labelled
     features = centred(features, matters)
     num_clusters = jnp.minimum(labelled.sum() + query_size, max_clusters)
     clusters, centres = _k_means(key, features, matters, num_clusters, max_clusters)  # [R], M for rows that are out
-    gaps = _neighbour_distance(features, clusters, centres, num_neighbours)  # [R]
+    features = features - centres[jnp.minimum(clusters, max_clusters - 1)]  # small numbers, small rounding
+    noise = jax.random.bits(jax.random.fold_in(key, max_clusters), (num_rows,))  # the centres used the keys before
+    places = jnp.arange(query_size, dtype=jnp.int32)
 
-    def count(mask):  # of each row's cluster
-        return jax.ops.segment_sum(mask.astype(jnp.int32), clusters, max_clusters + 1)[clusters]
+    def count(mask):  # of each cluster [M + 1]
+        return jax.ops.segment_sum(mask.astype(jnp.int32), clusters, max_clusters + 1)
 
     size = count(matters)
-    out = ~available
-    ties = jax.random.bits(jax.random.fold_in(key, max_clusters), size.shape)  # the centres used those before
-    turn = count(labelled) + place_in_group(clusters, out, gaps, ties)  # it is picked once so many of its cluster are
-    rows = jnp.arange(features.shape[0], dtype=jnp.int32)
-    order = jax.lax.sort((out, size <= SMALL, turn, -size, clusters, rows), num_keys=6)[-1]
-    return as_query(order, 1 / jnp.maximum(gaps, jnp.finfo(jnp.float32).tiny), available, query_size)
+    order = jnp.lexsort((-size, count(labelled)))
+
+    def visit(state):  # all clusters once, as far as there are picks to make
+        left, picks, gaps, found = state
+        num_left = count(left)
+        large = (num_left > 0) & (size > SMALL)
+        turn = jnp.where(large.any(), large, num_left > 0)
+        place = jnp.zeros_like(size).at[order].set(found + jnp.cumsum(turn[order], dtype=jnp.int32) - 1)
+        place = jnp.where(turn & (place < query_size), place, query_size)[clusters]  # [R], in the query
+
+        members, wanted = (left, num_left // 2) if rule == "code" else (matters, size)
+        groups = jnp.where(members, place, query_size)
+        gap = _neighbour_distance(features, groups, query_size, wanted[clusters], num_neighbours, rule == "code")
+        row = _lowest_of_group(gap, jnp.where(left, place, query_size), query_size, noise)  # [Q], R where there is none
+        new = row < num_rows
+        picks, gaps = jnp.where(new, row, picks), jnp.where(new, gap[row], gaps)
+        return left.at[row].set(False, mode="drop"), picks, gaps, found + new.sum(dtype=jnp.int32)
+
+    init = available, jnp.full(query_size, -1, jnp.int32), jnp.full(query_size, jnp.inf, jnp.float32), jnp.int32(0)
+    _, picks, gaps, found = jax.lax.while_loop(lambda state: (state[3] < query_size) & state[0].any(), visit, init)
+    typicality = 1 / jnp.maximum(gaps, jnp.finfo(jnp.float32).tiny)
+    return Query(jnp.where(places < found, picks, -1), jnp.where(places < found, typicality, 0.0))
+
+
+def _lowest_of_group(values, groups, num_groups: int, noise) -> jax.Array:
+    """The row of the lowest of `values [R]` in each group `[G]`, of ties that of most noise; where there is none, more
+    than R."""
+    rows, group = jnp.arange(values.shape[0], dtype=jnp.int32), jnp.minimum(groups, num_groups - 1)
+    lowest = jax.ops.segment_min(values, groups, num_groups)[group]
+    groups = jnp.where(values > (1 + TIE_TOLERANCE) * lowest, num_groups, groups)  # what is NaN remains, and shows
+    first = jax.ops.segment_max(noise, groups, num_groups)[group] == noise
+    return jax.ops.segment_min(rows, jnp.where(first, groups, num_groups), num_groups)
 
 
 def place_in_group(groups: jax.Array, *keys: jax.Array) -> jax.Array:
@@ -159,9 +208,9 @@ def _k_means(key, features, matters, num_clusters, max_clusters: int) -> tuple[j
         mass = jnp.where((m == 0) | (squared.max() == 0), 1.0, squared)
         row = jax.random.categorical(jax.random.fold_in(key, m), jnp.where(matters, jnp.log(mass), -jnp.inf))
         squared = jnp.minimum(squared, jnp.square(features - features[row][None, :]).sum(1))
-        return jnp.where(matters, squared, 0.0), seeds.at[m].set(row)
+        return jnp.where(matters, squared, 0.0), seeds.at[m].set(row.astype(jnp.int32))
 
-    init = jnp.full(num_rows, jnp.finfo(jnp.float32).max), jnp.zeros(max_clusters, jnp.int32)
+    init = jnp.full(num_rows, jnp.finfo(jnp.float32).max, jnp.float32), jnp.zeros(max_clusters, jnp.int32)
     centres = features[jax.lax.fori_loop(0, num_clusters, seed, init)[1]]  # [M, D]
 
     def assign(centres):
@@ -188,44 +237,55 @@ def _k_means(key, features, matters, num_clusters, max_clusters: int) -> tuple[j
     return clusters, centres
 
 
-def _neighbour_distance(features, clusters, centres, num_neighbours: int) -> jax.Array:
-    """Mean distance `[R]` to the nearest neighbours in the own cluster; infinite where there is none.
+def _neighbour_distance(features, groups, num_groups: int, wanted, num_neighbours: int, squared: bool) -> jax.Array:
+    """Mean (squared) distance `[R]` to the nearest rows of the own group, `wanted [R]` of them, but at most
+    `num_neighbours` and all; infinite where there is none, 0 for rows in no group.
 
-    Rows are sorted by cluster, so that a block of rows is compared with the rows of its own clusters only, a block at
-    a time: the work is the sum of the squares of the cluster sizes. Matrix products find the neighbours, and round;
-    the distances are then taken from the differences.
+    Rows are sorted by group, so that a block of rows is compared with the rows of its own groups only, a block at a
+    time: the work is the sum of the squares of the group sizes. Matrix products find the neighbours, and round; the
+    distances are then taken from the differences.
     """
-    num_rows, max_clusters = features.shape[0], centres.shape[0]
+    num_rows = features.shape[0]
     size = min(num_rows, ROWS)
-    clusters, order = jax.lax.sort((clusters, jnp.arange(num_rows, dtype=jnp.int32)), num_keys=1)
-    features = features[order] - centres[jnp.minimum(clusters, max_clusters - 1)]
-    first = jnp.searchsorted(clusters, clusters, side="left")
-    last = jnp.where(clusters < max_clusters, jnp.searchsorted(clusters, clusters, side="right"), 0)
+    groups, order = jax.lax.sort((groups, jnp.arange(num_rows, dtype=jnp.int32)), num_keys=1)
+    features, wanted = features[order], wanted[order]
+    first = jnp.searchsorted(groups, groups, side="left").astype(jnp.int32)
+    last = jnp.where(groups < num_groups, jnp.searchsorted(groups, groups, side="right"), 0).astype(jnp.int32)
     half_squares = 0.5 * jnp.square(features).sum(1)
+    within = jnp.arange(size, dtype=jnp.int32)
 
-    def block(start):
-        rows = jnp.minimum(start + jnp.arange(size), num_rows - 1)  # [B]
+    def block(number, gaps):
+        start = number * size
+        rows = jnp.minimum(start + within, num_rows - 1)  # [B]
         end = last[rows].max()
 
         def closer(carry):
             column, best, neighbours = carry  # [B, k]
-            columns = column + jnp.arange(size)
+            columns = column + within
             others = jnp.minimum(columns, num_rows - 1)
             products = jnp.matmul(features[rows], features[others].T, precision="highest")
-            same = (clusters[rows][:, None] == clusters[others][None, :]) & (rows[:, None] != others[None, :])
+            same = (groups[rows][:, None] == groups[others][None, :]) & (rows[:, None] != others[None, :])
             halves = half_squares[rows][:, None] + half_squares[others][None, :] - products
             halves = jnp.where(same & (columns < end)[None, :], halves, jnp.inf)
             halves = jnp.concatenate([best, halves], axis=1)
             others = jnp.concatenate([neighbours, jnp.broadcast_to(others[None, :], (size, size))], axis=1)
-            best, chosen = jax.lax.top_k(-halves, num_neighbours)
+            best, chosen = jax.lax.top_k(-halves, num_neighbours)  # from the nearest to the farthest
             return column + size, -best, jnp.take_along_axis(others, chosen, axis=1)
 
-        init = first[rows[0]], jnp.full((size, num_neighbours), jnp.inf), jnp.zeros((size, num_neighbours), jnp.int32)
+        init = (
+            first[rows[0]],
+            jnp.full((size, num_neighbours), jnp.inf, jnp.float32),
+            jnp.zeros((size, num_neighbours), jnp.int32),
+        )
         _, best, neighbours = jax.lax.while_loop(lambda carry: carry[0] < end, closer, init)
-        gaps = jnp.sqrt(jnp.square(features[neighbours] - features[rows][:, None, :]).sum(2))
-        found = jnp.isfinite(best)
-        mean = jnp.sum(gaps, axis=1, where=found) / jnp.maximum(found.sum(1), 1)
-        return jnp.where(found.any(1), mean, jnp.inf)
+        gap = jnp.square(features[neighbours] - features[rows][:, None, :]).sum(2)
+        gap = gap if squared else jnp.sqrt(gap)
+        used = jnp.isfinite(best) & (jnp.arange(num_neighbours)[None, :] < wanted[rows][:, None])
+        mean = jnp.sum(gap, axis=1, where=used) / jnp.maximum(used.sum(1), 1)
+        mean = jnp.where(used.any(1), mean, jnp.inf) + 0 * half_squares[rows]  # what is no number shows
+        return jax.lax.dynamic_update_slice(gaps, mean, (start,))
 
-    gaps = jax.lax.map(block, jnp.arange(0, num_rows, size)).reshape(-1)[:num_rows]
-    return jnp.zeros(num_rows).at[order].set(gaps)
+    num_blocks = -(-num_rows // size)
+    seen = -(-(groups < num_groups).sum(dtype=jnp.int32) // size)
+    gaps = jax.lax.fori_loop(0, seen, block, jnp.zeros(num_blocks * size, jnp.float32))
+    return jnp.zeros(num_rows, jnp.float32).at[order].set(gaps[:num_rows])

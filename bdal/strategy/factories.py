@@ -82,19 +82,22 @@ def pointwise(name: str) -> QueryStrategy:
 
 @cache
 def power(score: str = "bald", beta: float = 8.0) -> QueryStrategy:
-    """Sampling in proportion to score^β without replacement; one that can be negative by its form in `NOT_NEGATIVE`."""
+    """Sampling in proportion to score^β without replacement; the paper's β is 1.
+
+    A score that can be negative weighs by its form in `NOT_NEGATIVE`.
+    """
     return _scored(_stochastic(selection.power, beta), score, weigh=True)
 
 
 @cache
 def softmax(score: str = "bald", beta: float = 8.0) -> QueryStrategy:
-    """Sampling in proportion to exp(β · score) without replacement."""
+    """Sampling in proportion to exp(β · score) without replacement; the paper's β is 1."""
     return _scored(_stochastic(selection.softmax, beta), score)
 
 
 @cache
 def softrank(score: str = "bald", beta: float = 1.0) -> QueryStrategy:
-    """Sampling in proportion to rank^−β without replacement."""
+    """Sampling in proportion to rank^−β without replacement, β as in the paper."""
     return _scored(_stochastic(selection.softrank, beta), score)
 
 
@@ -196,7 +199,7 @@ def diverse(score: str = "bald", weight: float = 1.0) -> QueryStrategy:
 
 @cache
 def mutual_information_penalty(reduce: Literal["max", "sum"] = "max") -> QueryStrategy:
-    """BALD − what a point's label shares with the labels of the points chosen before it."""
+    """BALD − what a point's label shares with the labels of the points chosen before it; in the paper by the sum."""
 
     def select(key, values, *, available, labelled, query_size):
         del labelled
@@ -288,23 +291,54 @@ def weighted_coverage(
 
 
 @cache
-def suggestive_annotation(score: str = "predictive_variance", candidates: int = 50) -> QueryStrategy:
-    """Of the most uncertain points, those that represent the pool."""
-    return _scored(_of_two(selection.suggestive_annotation, candidates=candidates), score, rows=_embedding)
+def diverse_mini_batch(candidates_per_pick: float = 10.0) -> QueryStrategy:
+    """Of the points of least margin, those nearest to the centres of a k-means that the margin weighs.
+
+    So many candidates for each point of the query, β in the paper, which has 10 and 50; the weight is the paper's
+    informativeness, 1 − (p₁ − p₂). As in `bdal.selection.k_means`, no point is taken twice.
+
+    Zhdanov (2019), "Diverse mini-batch active learning", arXiv 1901.05954, algorithm 1.
+    """
+
+    def select(key, values, *, available, labelled, query_size):
+        del labelled
+        scores, embeddings = values
+        informativeness = jnp.maximum(1 + scores, 0.0)
+        prefilter_key, key = jax.random.split(key)
+        size = _candidates(candidates_per_pick, query_size)
+        uncertain = selection.prefilter(informativeness, available=available, size=size, key=prefilter_key)
+        return selection.k_means(
+            key, embeddings, weights=informativeness, available=uncertain, query_size=query_size, pad=True
+        )
+
+    return _scored(select, "margin", rows=_embedding)
 
 
 @cache
-def cluster_margin(score: str = "margin", candidates: int = 100, num_clusters: int = 50) -> QueryStrategy:
-    """Of the most uncertain points, one from each cluster in turn; k-means each round for the paper's HAC once."""
+def suggestive_annotation(score: str = "predictive_variance", candidates_per_pick: float = 2.0) -> QueryStrategy:
+    """Of the most uncertain points, those that represent the pool; the paper has 16 candidates for 8 picks."""
+    select = _of_two(selection.suggestive_annotation, candidates_per_pick=candidates_per_pick)
+    return _scored(select, score, rows=_embedding)
+
+
+@cache
+def cluster_margin(
+    score: str = "margin", candidates_per_pick: float = 10.0, clusters_per_pick: float = 5.0
+) -> QueryStrategy:
+    """Of the most uncertain points, one from each cluster in turn; so many candidates for each point of the query.
+
+    Differs from the paper: k-means in each round, as shapes are fixed and a strategy keeps nothing; in the paper
+    average linkage, once, cut at a distance. The paper has 1.25 to 10 candidates a pick; that there are 5 clusters a
+    pick is ours. With clusters of `agglomerative_clusters`, `bdal.selection.cluster_margin` is the paper's.
+    """
 
     def select(key, values, *, available, labelled, query_size):
         del labelled
         cluster_key, key = jax.random.split(key)
         scores, embeddings = values
-        clusters = selection.k_means_clusters(
-            cluster_key, embeddings, num_clusters=min(num_clusters, len(scores)), available=available
-        )
-        size = max(candidates, query_size)
+        num_clusters = min(_candidates(clusters_per_pick, query_size), len(scores))
+        clusters = selection.k_means_clusters(cluster_key, embeddings, num_clusters=num_clusters, available=available)
+        size = _candidates(candidates_per_pick, query_size)
         return selection.cluster_margin(
             key, scores, clusters, candidates=size, available=available, query_size=query_size
         )
@@ -368,13 +402,13 @@ def bait(
 
 @cache
 def frank_wolfe(kernel: Kernel = "gradient", sketch_dim: int = 512) -> QueryStrategy:
-    """Points whose weighted sum comes near the sum of the pool."""
+    """Points whose weighted sum comes near the sum of the pool, no point twice."""
     return _by_features(selection.frank_wolfe, kernel, sketch_dim, with_labelled=False)
 
 
 @cache
 def k_means(kernel: Kernel = "features", sketch_dim: int = 512) -> QueryStrategy:
-    """The point nearest to each centre of k-means."""
+    """The point nearest to each centre of k-means, all points alike; `diverse_mini_batch` weighs them."""
     return _by_features(selection.k_means, kernel, sketch_dim, with_labelled=False, key_first=True)
 
 
@@ -385,9 +419,13 @@ def k_means_plus_plus(kernel: Kernel = "features", sketch_dim: int = 512) -> Que
 
 
 @cache
-def typiclust(kernel: Kernel = "features", sketch_dim: int = 512, max_clusters: int = 500) -> QueryStrategy:
-    """The most typical point of each of the largest clusters without a label."""
-    return _by_features(selection.typiclust, kernel, sketch_dim, key_first=True, max_clusters=max_clusters)
+def typiclust(
+    kernel: Kernel = "features", sketch_dim: int = 512, rule: Literal["code", "paper"] = "code", max_clusters: int = 500
+) -> QueryStrategy:
+    """The most typical point of each of the largest clusters without a label, by the authors' code or their text."""
+    return _by_features(
+        selection.typiclust, kernel, sketch_dim, unit=True, key_first=True, rule=rule, max_clusters=max_clusters
+    )
 
 
 @cache
@@ -504,18 +542,24 @@ def _kernel_rows(kernel: Kernel, sketch_dim: int):
     return rows
 
 
-def _of_two(selector, with_labelled=False, **options):
+def _candidates(per_pick: float, query_size: int) -> int:
+    """A number of candidates or clusters that grows with the query, and is never below its size."""
+    return max(round(per_pick * query_size), query_size)
+
+
+def _of_two(selector, with_labelled=False, candidates_per_pick=None, **options):
     """`select` from a selector of scores and embeddings."""
 
     def select(key, values, *, available, labelled, query_size):
         known = {"labelled": labelled} if with_labelled else {}
-        own = options | {"candidates": max(options["candidates"], query_size)} if "candidates" in options else options
-        return selector(*values, available=available, query_size=query_size, key=key, **known, **own)
+        if candidates_per_pick is not None:
+            known["candidates"] = _candidates(candidates_per_pick, query_size)
+        return selector(*values, available=available, query_size=query_size, key=key, **known, **options)
 
     return select
 
 
-def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=False, **options):
+def _by_features(selector, kernel, sketch_dim, *, unit=False, with_labelled=True, key_first=False, **options):
     """A strategy from a selector of features `[R, D]`: the network's own, its gradients', or the committee's."""
     rows = _kernel_rows(kernel, sketch_dim)
 
@@ -528,6 +572,7 @@ def _by_features(selector, kernel, sketch_dim, *, with_labelled=True, key_first=
         return rows(committee, key, inputs)
 
     def select(key, features, *, available, labelled, query_size):
+        features = selection.unit_rows(features) if unit else features
         known = {"labelled": labelled} if with_labelled else {}
         chosen = partial(selector, available=available, query_size=query_size, **known, **options)
         return chosen(key, features) if key_first else chosen(features, key=key)

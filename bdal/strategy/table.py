@@ -22,6 +22,8 @@ class Method(NamedTuple):
       needs: what it looks at, beyond the committee's log-probabilities where it says so.
       cost: operations for a query from R rows, beyond the predictions themselves.
       paper: where it is from.
+      rule: at its default options, `AUTHORS`, or what differs from the paper and why, in some 20 words; the docstring
+        of the function or factory says the same below "Differs from the paper:".
       pinned_by: the module whose tests hold it against something that is not itself.
     """
 
@@ -29,6 +31,7 @@ class Method(NamedTuple):
     needs: str
     cost: str
     paper: str
+    rule: str
     pinned_by: str
 
     @property
@@ -47,26 +50,44 @@ def _module(function) -> str:
     return function.__module__.removeprefix("bdal.")
 
 
-_PAPERS = {
-    "predictive_entropy": "Shannon 1948; Settles 2009",
-    "expected_entropy": "Gal 2016",
-    "least_confidence": "Lewis & Gale 1994",
-    "margin": "Scheffer et al. 2001",
-    "bald": "Houlsby et al. 2011",
-    "balanced_entropy": "Woo 2023",
-    "variation_ratio": "Freeman 1965; Beluch et al. 2018",
-    "vote_entropy": "Dagan & Engelson 1995",
-    "mean_std": "Kampffmeyer et al. 2016",
-    "predictive_variance": "Osband et al. 2023",
+AUTHORS = "the authors' rule"
+RE_WEIGHTED = "the label re-weights the members; the paper trains a new model for each point and label"
+TOP_SCORES = "the best Q of the authors' score; their batch rule clusters points by what they change"
+SOME_TARGETS = "targets are 200 random points of the pool in a config, for speed; the authors take all of it"
+NEARER_TO_THE_TOP = "β is 8, to stay near the highest scores; the paper's is 1"
+
+_POINTWISE = {  # acquisition function: paper, rule
+    "predictive_entropy": ("Shannon 1948; Settles 2009", AUTHORS),
+    "expected_entropy": (
+        "Houlsby et al. 2011",
+        "in the paper it is what BALD subtracts, and no rule to query by",
+    ),
+    "least_confidence": ("Lewis & Gale 1994; Culotta & McCallum 2005", AUTHORS),
+    "margin": ("Scheffer et al. 2001", AUTHORS),
+    "bald": ("Houlsby et al. 2011; Gal et al. 2017", AUTHORS),
+    "balanced_entropy": (
+        "Woo 2023",
+        "the members' variance has ddof 0, in the author's code 1; a balance below 1e-6 counts as 1e-6",
+    ),
+    "variation_ratio": ("Freeman 1965; Beluch et al. 2018", AUTHORS),
+    "vote_entropy": (
+        "Dagan & Engelson 1995",
+        "the highest of a pool, where the paper decides point by point in a stream; without its constant factor",
+    ),
+    "mean_std": ("Kampffmeyer et al. 2016; Gal et al. 2017", AUTHORS),
+    "predictive_variance": ("Osband et al. 2023", AUTHORS),
 }
 _TARGETS = {
-    "epig": "Bickford Smith et al. 2023",
-    "expected_error_reduction": "Roy & McCallum 2001",
-    "core_mse": "Tan et al. 2021",
-    "core_log": "Tan et al. 2021",
-    "mocu": "Yoon et al. 2013",
-    "weighted_mocu": "Zhao et al. 2021",
-    "soft_mocu": "Zhao et al. 2021",
+    "epig": (
+        "Bickford Smith et al. 2023",
+        "a config takes 200 random points of the pool for targets; the authors draw 100 from the target distribution",
+    ),
+    "expected_error_reduction": ("Roy & McCallum 2001", RE_WEIGHTED),
+    "core_mse": ("Tan et al. 2021", TOP_SCORES),
+    "core_log": ("Tan et al. 2021", TOP_SCORES),
+    "mocu": ("Yoon et al. 2013; Zhao et al. 2021", SOME_TARGETS),
+    "weighted_mocu": ("Zhao et al. 2021", SOME_TARGETS),
+    "soft_mocu": ("Zhao et al. 2021", SOME_TARGETS),
 }
 _NAMES = {"predictive_entropy": "entropy"}
 
@@ -74,81 +95,153 @@ LOG_PROBS, FEATURES, SNAPSHOTS = "log-probabilities", "features", "snapshots as 
 LABELLED = "features, labelled points"
 
 STRATEGIES: dict[str, Method] = {
-    "random": Method(factories.random, "nothing", "R", "", "strategy"),
+    "random": Method(factories.random, "nothing", "R", "", "no paper: every available point is as likely", "strategy"),
     **{
         _NAMES.get(name, name): Method(
-            partial(factories.pointwise, name), LOG_PROBS, "R·K·C", _PAPERS.get(name, ""), _module(function)
+            partial(factories.pointwise, name), LOG_PROBS, "R·K·C", paper, rule,
+            _module(acquisition.ACQUISITION_FUNCTIONS[name]),
         )
-        for name, function in acquisition.ACQUISITION_FUNCTIONS.items()
-        if name != "mean_kl"  # bald
+        for name, (paper, rule) in _POINTWISE.items()
     },
-    "power_bald": Method(factories.power, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", "selection.stochastic"),
-    "softmax_bald": Method(factories.softmax, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", "selection.stochastic"),
-    "softrank_bald": Method(factories.softrank, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", "selection.stochastic"),
+    "power_bald": Method(
+        factories.power, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", NEARER_TO_THE_TOP, "selection.stochastic"
+    ),
+    "softmax_bald": Method(
+        factories.softmax, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", NEARER_TO_THE_TOP, "selection.stochastic"
+    ),
+    "softrank_bald": Method(
+        factories.softrank, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", AUTHORS, "selection.stochastic"
+    ),
     "expected_model_change": Method(
-        factories.expected_model_change, FEATURES, "R·K·(C + D)", "Settles et al. 2008", "acquisition.model_change"
+        factories.expected_model_change, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
+        "the last layer's gradient, for speed; labels by the committee's mean, lengths averaged over its members",
+        "acquisition.model_change",
     ),
     "fisher_trace": Method(
-        factories.fisher_trace, FEATURES, "R·K·(C + D)", "Ash et al. 2021", "acquisition.model_change"
+        factories.fisher_trace, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
+        "the square of the paper's gradient length, in the last layer, where it has a closed form",
+        "acquisition.model_change",
     ),
     **{
-        name: Method(partial(factories.toward_targets, name), "targets", "R·T·K·C²", paper, "acquisition.prediction")
-        for name, paper in _TARGETS.items()
+        name: Method(
+            partial(factories.toward_targets, name), "targets", "R·T·K·C²", paper, rule, "acquisition.prediction"
+        )
+        for name, (paper, rule) in _TARGETS.items()
     },
     "contrastive": Method(
-        factories.contrastive, LABELLED, "R·L·(C + D)", "Margatina et al. 2021", "acquisition.contrastive"
+        factories.contrastive, LABELLED, "R·L·(C + D)", "Margatina et al. 2021",
+        "features as they are; the authors' code scales them to length 1 before it looks for neighbours",
+        "acquisition.contrastive",
     ),
     "label_dispersion": Method(
-        partial(factories.over_snapshots, "label_dispersion"),
-        SNAPSHOTS,
-        "R·K·C",
-        "Bengar et al. 2021",
+        partial(factories.over_snapshots, "label_dispersion"), SNAPSHOTS, "R·K·C", "Bengar et al. 2021", AUTHORS,
         "acquisition.dynamics",
     ),
     "forgetting_events": Method(
-        partial(factories.over_snapshots, "forgetting_events"),
-        SNAPSHOTS,
-        "R·K·C",
-        "Toneva et al. 2019",
+        partial(factories.over_snapshots, "forgetting_events"), SNAPSHOTS, "R·K·C", "Toneva et al. 2019",
+        "the paper counts changes from right to wrong; a pool has no labels, so any change counts",
         "acquisition.dynamics",
     ),
-    "bald_diverse": Method(factories.diverse, FEATURES, "Q·R·D", "Carbonell & Goldstein 1998", "selection.penalties"),
+    "bald_diverse": Method(
+        factories.diverse, FEATURES, "Q·R·D", "Carbonell & Goldstein 1998",
+        "the relevance is a standardised score, and similarities below 0 count as 0; the paper ranks documents",
+        "selection.penalties",
+    ),
     "mutual_information_penalty": Method(
-        factories.mutual_information_penalty, LOG_PROBS, "Q·R·K·C²", "Rubashevskii et al. 2023", "selection.penalties"
+        factories.mutual_information_penalty, LOG_PROBS, "Q·R·K·C²", "Rubashevskii et al. 2023",
+        "the maximum over the batch for the paper's sum, which counts the same information often when members are few",
+        "selection.penalties",
     ),
-    "batchbald": Method(factories.batchbald, LOG_PROBS, "Q·R·K·C·samples", "Kirsch et al. 2019", "selection.joint"),
-    "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", "selection.gradient"),
+    "batchbald": Method(
+        factories.batchbald, LOG_PROBS, "Q·R·K·C·samples", "Kirsch et al. 2019",
+        "rows are screened with fewer samples, for speed; past log K nats the batch follows another rule",
+        "selection.joint",
+    ),
+    "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", AUTHORS, "selection.gradient"),
     "uncertainty_herding": Method(
-        factories.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025", "selection.covers"
+        factories.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025",
+        "the temperature of least NLL on validation labels; the paper's is of least ECE on labels held out for it",
+        "selection.covers",
     ),
-    "weighted_coverage": Method(factories.weighted_coverage, LABELLED, "Q·R²·D", "Bae et al. 2025", "selection.covers"),
+    "diverse_mini_batch": Method(
+        factories.diverse_mini_batch, FEATURES, "R·K·C + steps·Q²·D", "Zhdanov 2019", AUTHORS, "strategy"
+    ),
+    "weighted_coverage": Method(
+        factories.weighted_coverage, LABELLED, "Q·R²·D", "Bae et al. 2025",
+        "ours: the paper's objective with any score, and a bandwidth that does not shrink: half the usual distance",
+        "selection.covers",
+    ),
     "suggestive_annotation": Method(
-        factories.suggestive_annotation, FEATURES, "Q·R²·D", "Yang et al. 2017", "selection.combinations"
+        factories.suggestive_annotation, FEATURES, "Q²·R·D", "Yang et al. 2017",
+        "one label a point, not pixels; any committee for bootstrapped networks; last-layer features for descriptors",
+        "selection.combinations",
     ),
     "cluster_margin": Method(
-        factories.cluster_margin, FEATURES, "R·clusters·D", "Citovsky et al. 2021", "selection.combinations"
+        factories.cluster_margin, FEATURES, "R·clusters·D", "Citovsky et al. 2021",
+        "k-means in each round, as shapes are fixed and a strategy keeps nothing; in the paper average linkage, once",
+        "selection.combinations",
     ),
-    "class_balanced": Method(factories.class_balanced, "labelled points", "R·K·C", "", "selection.combinations"),
-    "k_center": Method(factories.k_center, LABELLED, "(L + Q)·R·D", "Sener & Savarese 2018", "selection.coverage"),
-    "lcmd": Method(factories.lcmd, LABELLED, "(L + Q)·R·D", "Holzmüller et al. 2023", "selection.clusters"),
-    "k_means": Method(factories.k_means, FEATURES, "steps·Q·R·D", "Zhdanov 2019", "selection.clusters"),
+    "class_balanced": Method(
+        factories.class_balanced, "labelled points", "R·K·C", "Bengar et al. 2022",
+        "the same aim, reached by filling up the smallest class; the paper solves a relaxed program",
+        "selection.combinations",
+    ),
+    "k_center": Method(
+        factories.k_center, LABELLED, "(L + Q)·R·D", "Sener & Savarese 2018",
+        "the greedy algorithm; the paper goes on from it with mixed-integer programs that leave outliers out",
+        "selection.coverage",
+    ),
+    "lcmd": Method(
+        factories.lcmd, LABELLED, "(L + Q)·R·D", "Holzmüller et al. 2023",
+        "last-layer features of a classifier; the paper's are sketched gradients of all layers, for regression",
+        "selection.clusters",
+    ),
+    "k_means": Method(
+        factories.k_means, FEATURES, "steps·Q·R·D", "Lloyd 1982; Arthur & Vassilvitskii 2007",
+        "the papers only cluster; to label the point nearest to each centre is no one paper's rule",
+        "selection.clusters",
+    ),
     "k_means_plus_plus": Method(
-        factories.k_means_plus_plus, LABELLED, "(L + Q)·R·D", "Arthur & Vassilvitskii 2007", "selection.clusters"
+        factories.k_means_plus_plus, LABELLED, "(L + Q)·R·D", "Arthur & Vassilvitskii 2007; Holzmüller et al. 2023",
+        "last-layer features of a classifier; Holzmüller's are sketched gradients of all layers, for regression",
+        "selection.clusters",
     ),
     "max_det": Method(
-        factories.max_det,
-        LABELLED,
-        "(L + Q)²·R + (L + Q)·R·D",
-        "Bıyık et al. 2019; Kirsch 2023",
+        factories.max_det, LABELLED, "(L + Q)²·R + (L + Q)·R·D", "Kirsch 2023; Holzmüller et al. 2023",
+        "members' class probabilities for predicted means, as this is classification; σ = 0.1 as in Holzmüller's code",
         "selection.determinants",
     ),
-    "bait": Method(factories.bait, LABELLED, "Q·R·D²", "Ash et al. 2021", "selection.determinants"),
-    "frank_wolfe": Method(factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019", "selection.determinants"),
-    "typiclust": Method(factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022", "selection.typical"),
-    "prob_cover": Method(factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022", "selection.covers"),
-    "max_herding": Method(factories.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024", "selection.covers"),
-    "facility_location": Method(factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015", "selection.covers"),
-}
+    "bait": Method(
+        factories.bait, LABELLED, "Q·R·D²", "Ash et al. 2021",
+        "one sketched gradient a point, for the predicted label; the paper has Fisher blocks of rank C",
+        "selection.determinants",
+    ),
+    "frank_wolfe": Method(
+        factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019",
+        "no point is picked twice, so that the batch is full; sketched gradients in place of projected log-likelihoods",
+        "selection.determinants",
+    ),
+    "typiclust": Method(
+        factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022",
+        "the authors' code, but with our k-means, random ties, and small clusters last instead of left out",
+        "selection.typical",
+    ),
+    "prob_cover": Method(
+        factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022",
+        "the network's features, and a radius for them in each round; the paper's are self-supervised, and stay",
+        "selection.covers",
+    ),
+    "max_herding": Method(
+        factories.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024",
+        "a bandwidth of half the usual distance; the paper has 1, for self-supervised features",
+        "selection.covers",
+    ),
+    "facility_location": Method(
+        factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015",
+        "the whole pool is covered, by the cosine; the paper first filters by uncertainty",
+        "selection.covers",
+    ),
+}  # fmt: skip
 
 
 def make_strategy(

@@ -69,7 +69,7 @@ COSTS = {  # (member weights [K], target [K, C]) -> what a label should lower
     "expected_error_reduction": error,
     "mocu": objective_cost,
     "weighted_mocu": lambda m, t: (1 - objective_cost(m, t)) * objective_cost(m, t),
-    "soft_mocu": lambda members, target: -np.log(np.exp(members @ target).sum()),
+    "soft_mocu": lambda members, target: -np.log(np.exp(10 * (members @ target)).sum()) / 10,
 }
 
 
