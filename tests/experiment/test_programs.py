@@ -1,7 +1,6 @@
 """Programs of some seeds together: nothing but the fit is done side by side, and each seed gets what it gets alone."""
 
 import warnings
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
