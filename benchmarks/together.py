@@ -12,7 +12,8 @@ and by a deep ensemble with N = 3,800 and K = 5 (`ensemble`). --pool, --members 
 sides are the runner's own programs, with `together` and without; without, one program is called once for each seed.
 
 The two are alternated and take turns in going first. A strategy has at least so many --repeats, and more if it is
-quick; fewer, but three, if it has had so many --seconds. `ratio` is the median over the repeats of together / apart.
+quick; fewer, but three, if it has had so many --seconds. `ratio` is the median over the repeats of together / apart,
+in seconds, and in seconds of CPU time too, which other work on the machine disturbs less.
 A line of JSON a strategy is printed, and appended to --out: what stands there already is not measured again. At the
 end a table of all, the slowest together first.
 """
@@ -120,11 +121,11 @@ class Sides:
         return [query.indices.tolist() for (query,) in found]
 
 
-def timed(fn, *args) -> tuple:
-    """What a call gives, and the seconds that it took; programs give NumPy arrays, which are finished."""
-    start = time.perf_counter()
+def timed(fn, *args) -> tuple[list, float, float]:
+    """What a call gives, its seconds, and those of this process's CPU time; programs give finished NumPy arrays."""
+    start, used = time.perf_counter(), time.process_time()
     result = fn(*args)
-    return result, time.perf_counter() - start
+    return result, time.perf_counter() - start, time.process_time() - used
 
 
 def measure(args, sides: Sides, name: str) -> dict:
@@ -132,6 +133,7 @@ def measure(args, sides: Sides, name: str) -> dict:
     strategy, ways = make_strategy(name, table=TABLE), (sides.query_together, sides.query_apart)
     first = [timed(way, strategy, list(jax.random.split(jax.random.key(1), args.seeds)))[1] for way in ways]
     seconds: list[list[float]] = [[], []]
+    used: list[list[float]] = [[], []]
     same, start = 0, time.perf_counter()
     for repeat in range(100):
         spent = time.perf_counter() - start
@@ -139,25 +141,32 @@ def measure(args, sides: Sides, name: str) -> dict:
             break
         keys, picks = list(jax.random.split(jax.random.key(2 + repeat), args.seeds)), {}
         for side in (0, 1) if repeat % 2 else (1, 0):
-            picks[side], took = timed(ways[side], strategy, keys)
+            picks[side], took, cpu = timed(ways[side], strategy, keys)
             seconds[side].append(took)
+            used[side].append(cpu)
         same += sum(map(list.__eq__, picks[0], picks[1]))
     return {
         "together": round(statistics.median(seconds[0]), 5),
         "apart": round(statistics.median(seconds[1]), 5),
-        "ratio": round(statistics.median(a / b for a, b in zip(*seconds, strict=True)), 3),
+        "ratio": median_ratio(*seconds),
+        "ratio of CPU time": median_ratio(*used),
         "repeats": len(seconds[0]),
         "queries with the same picks": f"{same} of {args.seeds * len(seconds[0])}",
         "first calls, compilation included": [round(took, 2) for took in first],
     }
 
 
+def median_ratio(some: list[float], others: list[float]) -> float:
+    """The median of the ratios of pairs."""
+    return round(statistics.median(a / b for a, b in zip(some, others, strict=True)), 3)
+
+
 def table(lines: list[dict]) -> str:
     """Markdown, the slowest together first."""
-    rows = ["| setting | strategy | together, s | apart, s | ratio | same picks |", "|---|---|---|---|---|---|"]
+    rows = ["| setting | strategy | together, s | apart, s | ratio | of CPU time | same picks |", f"|{'---|' * 7}"]
     rows += [
         f"| {line['setting']} | {line['strategy']} | {line['together']:.3f} | {line['apart']:.3f} "
-        f"| {line['ratio']:.2f} | {line['queries with the same picks']} |"
+        f"| {line['ratio']:.2f} | {line['ratio of CPU time']:.2f} | {line['queries with the same picks']} |"
         for line in sorted(lines, key=lambda line: -line["ratio"])
     ]
     over = [f"{line['strategy']} ({line['setting']})" for line in lines if line["ratio"] > LIMIT]
