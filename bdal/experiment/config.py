@@ -198,9 +198,9 @@ strict.register_named(
 class Experiment:
     """A whole experiment: data, model, training, labels, and the comparisons, each over `seeds` paired seeds.
 
-    Seeds are numbered from `first_seed`. `together` runs them in one compiled program (null: as the backend profits
-    from it). `parameters` keeps those of the `last` committee of each run. Values out of range raise `ConfigError` with
-    the field's path, however the experiment was made.
+    Seeds are numbered from `first_seed`. `together` runs them in one compiled program, the fits side by side (null: as
+    the backend profits from it). `parameters` keeps those of the `last` committee of each run. Values out of range
+    raise `ConfigError` with the field's path, however the experiment was made.
     """
 
     name: str

@@ -63,8 +63,8 @@ def network_of(experiment, data) -> Network:
 
 
 def programs_of(experiment, comparison, network: Network, together: bool) -> Programs:
-    """The programs of one comparison; with `together` each runs all seeds at once."""
-    over_seeds = _side_by_side if together else _one_seed
+    """The programs of one comparison; with `together` each runs all seeds, in the fit side by side, else in turn."""
+    side_by_side, in_turn = (_side_by_side, _in_turn) if together else (_one_seed, _one_seed)
     if comparison.posterior == "mc_dropout":
         training = experiment.training.schedule(VALIDATION_MASKS)
         fit = fit_mc_dropout(
@@ -81,13 +81,11 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
     members = min(experiment.evaluation.members or comparison.members, comparison.members)
     chunk_size, size, targets = experiment.query.chunk_size, experiment.query.size, experiment.query.targets
 
-    fit_seeds = over_seeds(
+    fit_seeds = side_by_side(
         lambda own, pool: fit_round(*own, fit=fit, inputs=pool)  # own: key, labelled, validation
     )
-    evaluate_seeds = over_seeds(
-        lambda committee, test: _evaluate(committee.take(members), *test, chunk_size=chunk_size)
-    )
-    predict_seeds = over_seeds(
+    evaluate_seeds = in_turn(lambda committee, test: _evaluate(committee.take(members), *test, chunk_size=chunk_size))
+    predict_seeds = in_turn(
         lambda committee, inputs: map_pool(_log_mean_prob, committee, inputs, chunk_size=chunk_size).argmax(-1)
     )
     query_seeds: dict[QueryStrategy, Callable[..., Any]] = {}
@@ -100,7 +98,7 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
                 candidates=experiment.query.candidates, chunk_size=chunk_size,
             )  # fmt: skip
 
-        return over_seeds(one)
+        return in_turn(one)
 
     def run_fit(keys, labelled, validation, pool):
         return fit_seeds((jnp.stack(keys), _stack(labelled), _stack(validation)), pool)
@@ -135,8 +133,23 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
 
 
 def _side_by_side(fn):
-    """`fn(own, shared)` for all seeds in one program."""
+    """`fn(own, shared)` for all seeds in one program, at once: for the many small steps of a fit."""
     return jax.jit(jax.vmap(fn, in_axes=(0, None)))
+
+
+def _in_turn(fn):
+    """`fn(own, shared)` for all seeds in one program, one after the other: for a pass over the pool or the test set.
+
+    Such a pass is work enough for a device. Under `vmap` each seed would take all branches of a `lax.cond`, a loop
+    would run until the last seed is done, and the arrays of all seeds would be held at once: on a CPU a query took up
+    to 2.7 times as long as for the same seeds apart, and that of a plain score 1.2 times (`benchmarks/together.py`).
+    """
+
+    @jax.jit
+    def all_seeds(own, shared):
+        return jax.lax.map(lambda own: fn(own, shared), own)
+
+    return all_seeds
 
 
 def _one_seed(fn):
