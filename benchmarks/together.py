@@ -85,7 +85,7 @@ class Sides:
 
         labels, room = loaded.pool_labels, experiment.labels.training_labels
         assert labels is not None
-        self.labelled, validation, self.excluded = [], [], []
+        self.labelled, self.validation, self.excluded = [], [], []
         for seed in self.seeds:
             order = np.random.default_rng(seed).permutation(len(labels)).astype(np.int32)
             known, held_out = np.split(order, [args.labelled])
@@ -98,23 +98,24 @@ class Sides:
                     np.int32(len(known)),
                 )
             )
-            validation.append(LabelledSet(held_out, labels[held_out], np.int32(len(held_out))))
+            self.validation.append(LabelledSet(held_out, labels[held_out], np.int32(len(held_out))))
             self.excluded.append(np.isin(np.arange(len(labels)), held_out))
         keys = list(jax.random.split(jax.random.key(0), args.seeds))
-        self.committee = jax.block_until_ready(self.together.fit(keys, self.labelled, validation, self.pool))
+        self.committee = jax.block_until_ready(self.together.fit(keys, self.labelled, self.validation, self.pool))
         self.committees = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], self.committee) for s in self.seeds]
 
     def query_together(self, strategy, keys):
         """Picks of each seed, by one call."""
-        queries, _ = self.together.query(strategy, keys, self.committee, self.labelled, self.excluded, self.pool)
+        labels = self.labelled, self.validation, self.excluded
+        queries, _ = self.together.query(strategy, keys, self.committee, *labels, self.pool)
         return [query.indices.tolist() for query in queries]
 
     def query_apart(self, strategy, keys):
         """Picks of each seed, by a call for each."""
         found = [
             self.apart.query(
-                strategy, keys[s : s + 1], self.committees[s], self.labelled[s : s + 1], self.excluded[s : s + 1],
-                self.pool,
+                strategy, keys[s : s + 1], self.committees[s], self.labelled[s : s + 1], self.validation[s : s + 1],
+                self.excluded[s : s + 1], self.pool,
             )[0]
             for s in self.seeds
         ]  # fmt: skip

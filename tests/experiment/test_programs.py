@@ -41,7 +41,7 @@ def round_():
     held_out = [LabelledSet(np.arange(5, dtype=np.int32), loaded.pool_labels[:5], np.int32(5))] * SEEDS
     committee = together.fit(list(jax.random.split(jax.random.key(0), SEEDS)), labelled, held_out, loaded.pool)
     keys = list(jax.random.split(jax.random.key(1), SEEDS))
-    return together, apart, loaded, (keys, committee, labelled, [np.zeros(POOL, bool)] * SEEDS)
+    return together, apart, loaded, (keys, committee, labelled, held_out, [np.zeros(POOL, bool)] * SEEDS)
 
 
 def one(of, seed):
@@ -87,7 +87,7 @@ def test_evaluations_and_predictions_of_seeds_together_are_those_of_each_seed_ap
 
 def test_a_seed_takes_its_own_branch_and_its_own_number_of_steps(round_):
     """By `vmap` it would take both branches of each `cond`, and as many steps of a loop as the seed with most."""
-    together, _, loaded, (keys, committee, labelled, excluded) = round_
+    together, _, loaded, (keys, committee, labelled, held_out, excluded) = round_
     ran = []
 
     def note(what, scores):
@@ -105,7 +105,7 @@ def test_a_seed_takes_its_own_branch_and_its_own_number_of_steps(round_):
         return top(key, scores, available=available, labelled=labelled, query_size=query_size)
 
     strategy = QueryStrategy(lambda committee, inputs: jnp.square(inputs).sum((1, 2, 3)), select)
-    together.query(strategy, keys, committee, labelled, excluded, loaded.pool)
+    together.query(strategy, keys, committee, labelled, held_out, excluded, loaded.pool)
     assert ran.count("branch") == 1  # of the seed with one label more
     assert ran.count("step") == 1 + 2 + 3
 
@@ -113,9 +113,9 @@ def test_a_seed_takes_its_own_branch_and_its_own_number_of_steps(round_):
 def test_a_new_group_of_as_many_seeds_compiles_nothing(round_):
     from tests.compilations import count_compilations
 
-    together, _, loaded, (keys, committee, labelled, excluded) = round_
+    together, _, loaded, (keys, committee, labelled, held_out, excluded) = round_
     strategy = make_strategy("batchbald")
-    together.query(strategy, keys, committee, labelled, excluded, loaded.pool)
+    together.query(strategy, keys, committee, labelled, held_out, excluded, loaded.pool)
     with count_compilations() as compilations:
-        together.query(strategy, keys[::-1], committee, labelled[::-1], excluded, loaded.pool)
+        together.query(strategy, keys[::-1], committee, labelled[::-1], held_out, excluded, loaded.pool)
     assert not compilations
