@@ -1064,3 +1064,10 @@ def test_score_quantiles_of_a_strategy():
     for name in ("power_bald", "bald_diverse"):  # the scores, before anything is drawn or added
         np.testing.assert_allclose(quantiles(name), np.quantile(bald, [0, 0.25, 0.5, 0.75, 1]), rtol=1e-4, atol=1e-6)
     assert np.isnan(quantiles("k_center")).all()
+
+
+def test_prob_cover_of_predictions_that_are_sure():
+    committee = members(scale=1e4)
+    assert np.isneginf(np.log(np.asarray(jnp.exp(log_mean_exp(committee.log_probs(POOL)))))).any()
+    indices = np.asarray(ask("prob_cover", committee=committee).indices).tolist()
+    assert len(set(indices)) == Q

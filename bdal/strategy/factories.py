@@ -245,8 +245,8 @@ def uncertainty_herding(
     there are none, and for scores that are not of the mean prediction, such as BALD. The bandwidth is the smallest gap
     among the labelled unit rows. Where nothing is labelled all points weigh the same.
 
-    Differs from the paper: it trains a network of its own on 80 % of the labels to find the temperature, and takes
-    that of least ECE on the other 20 % from a grid; here it is that of least NLL on labels held out already.
+    Differs from the paper: there a second network, trained without a part of the labels, is scaled to the least ECE on
+    that part, by a grid; here the committee itself, to the least NLL on labels that are held out anyway.
     """
     cover = _of_two(selection.uncertainty_herding, with_labelled=True, bandwidth=bandwidth)
 
@@ -446,7 +446,7 @@ def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float
 
     def rows_and_probs(carry, inputs):
         committee, key = carry
-        return rows(committee, key, inputs), log_mean_exp(committee.log_probs(inputs))
+        return rows(committee, key, inputs), jnp.exp(log_mean_exp(committee.log_probs(inputs)))
 
     def select(key, values, *, available, labelled, query_size):
         key, cluster_key = jax.random.split(key)

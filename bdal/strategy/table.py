@@ -160,7 +160,7 @@ STRATEGIES: dict[str, Method] = {
     "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", AUTHORS, "selection.gradient"),
     "uncertainty_herding": Method(
         factories.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025",
-        "the temperature of least NLL on validation labels; the paper's is of least ECE on labels held out for it",
+        "the temperature has least NLL on the validation labels; the paper's least ECE, with a second network",
         "selection.covers",
     ),
     "diverse_mini_batch": Method(
