@@ -154,7 +154,10 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At most so many members and test points in every round (null: all); the last round evaluates on all points."""
+    """At most so many members and test points along the learning curve (null: all).
+
+    A run ends with its final figures beside the curve, by all members on all test points.
+    """
 
     members: int | None = None
     points: int | None = None
