@@ -124,8 +124,9 @@ class Labels:
 class Query:
     """`size` labels a round, chosen from `candidates` random points of the pool (null: all), scored in chunks.
 
-    Strategies that look at targets (`epig` ...) see so many random points of the pool, drawn anew each round. A score
-    that is no number is an error (`on_nonfinite: raise`), or its point is left out with a warning (`exclude`).
+    Covers then cover the candidates, not the pool. Strategies that look at targets (`epig` ...) see so many random
+    points of the pool, drawn anew each round, labelled ones and those for validation among them. A score that is no
+    number is an error (`on_nonfinite: raise`), or its point is left out with a warning (`exclude`).
     """
 
     size: int = 10

@@ -83,7 +83,7 @@ def outliers(analyses: Iterable[Analysis], finals: Sequence[Row]) -> list[Outlie
                 seeds = values[strategy]
                 median = float(np.median([*seeds.values()]))
                 found.append(Outlier(analysis.posterior, strategy, seed, what, seeds[seed], median, len(seeds)))
-    return sorted(found)
+    return found
 
 
 def sentences(found: Iterable[Outlier]) -> list[str]:

@@ -94,7 +94,7 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
     finals: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in known.finals:
         finals[row[:2]].append(row)
-    outlying = outliers.outliers(analyses.values(), known.finals)
+    outlying = outliers.outliers([analyses[name] for name in sorted(analyses, key=order)], known.finals)
 
     entries, between = [], False
     for (posterior, strategy), seeds in curves.items():
@@ -169,12 +169,17 @@ def curve_measure(rows: Sequence[Row], known: About) -> str:
     'by 20 of 50 members on 2,000 of 10,000 test points'
     """
     last = {row[:3]: (row.members, row.points) for row in sorted(rows)}
-    pairs = sorted({(row.posterior, *last.get(row[:3], (0, 0)), row.members, row.points) for row in known.finals})
-    members = {title(name): f"{few} of {every}" for name, few, _, every, _ in pairs if 0 < few < every}
-    points = {f"{few:,} of {every:,}" for _, _, few, _, every in pairs if 0 < few < every and known.on == "test"}
-    under = " under {}" if len({name for name, *_ in pairs}) > 1 else ""
-    said = [f"{few} members{under.format(name)}" for name, few in members.items()]
-    return " ".join(filter(None, [said and f"by {both(said)}", points and f"on {both(sorted(points))} test points"]))
+    members, points = {}, {}
+    for row in known.finals:
+        few, some = last.get(row[:3], (0, 0))
+        said = f"{few} of {row.members} members" if 0 < few < row.members else ""
+        members[row.posterior] = said or members.get(row.posterior, "")
+        if 0 < some < row.points and known.on == "test":
+            points[f"{some:,} of {row.points:,}"] = None
+    if len({*members.values()}) > 1:
+        members = {name: f"{said} under {title(name)}" for name, said in members.items() if said}
+    by, on = both(filter(None, dict.fromkeys(members.values()))), both(points)
+    return " ".join(filter(None, [by and f"by {by}", on and f"on {on} test points"]))
 
 
 def _mixed(rows: Sequence[Row], known: About) -> str:
@@ -258,7 +263,7 @@ def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[lis
     at, final, apart = "acc." if short else "acc. at", "" if short else "final ", bool(summary.curves)
     last = _plain if short and apart else _plus_minus
     columns = [
-        ("strategy", lambda entry: f"{entry.strategy} {outliers.MARK}" if entry.outlier else entry.strategy, True),
+        ("strategy", lambda entry: _marked(entry.strategy, entry.outlier), True),
         (f"{at} {summary.half}", lambda entry: _plus_minus(entry.half_accuracy, 100, 1), not (short and apart)),
         (f"{at} {summary.last}", lambda entry: last(entry.accuracy, 100, 1), True),
         ("area", lambda entry: lesser(entry.area, 100, 1), True),
@@ -271,6 +276,10 @@ def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[lis
     ]
     shown = [(head, text) for head, text, there in columns if there]
     return [head for head, _ in shown], [[text(entry) for _, text in shown] for entry in summary.entries]
+
+
+def _marked(strategy: str, outlier: bool) -> str:
+    return f"{strategy} {outliers.MARK}" if outlier else strategy
 
 
 def _plain(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
@@ -289,23 +298,24 @@ def _between(interval: Interval | None, scale: float, digits: int, sign: str = "
     return f"{_plain(interval, scale, digits, sign)} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
-def final_cells(known: About) -> tuple[list[str], list[list[str]]]:
-    """What finished runs ended with, a line a strategy: how many, labels, by how many members, on how many points."""
+def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tuple[list[str], list[list[str]]]:
+    """What finished runs ended with, a line a strategy: how many runs, their labels, by how many members on what."""
     finals: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in known.finals:
         finals[row[:2]].append(row)
     lines = []
     for key in sorted(finals, key=lambda key: (order(key[0]), key[1] == "random", key[1])):
         rows = finals[key]
-        whole = [span([getattr(row, field) for row in rows]) for field in ("labels", "members", "points")]
+        labels, members, points = (
+            span([getattr(row, field) for row in rows]) for field in ("labels", "members", "points")
+        )
         shown = [
             _plus_minus(student_t([getattr(row, field) for row in rows]), scale, digits)
             for field, scale, digits in (("accuracy", 100, 1), ("nll", 1, 2), ("brier", 1, 3), ("ece", 1, 3))
         ]
-        lines.append([title(key[0]), key[1], f"{len(rows)}", *whole, *shown])
-    points = "test points" if known.on == "test" else "validation labels"
-    heads = ["posterior", "strategy", "runs", axis(known.finals), "members", points]
-    return [*heads, "accuracy", "NLL", "Brier score", "ECE"], lines
+        name = _marked(key[1], any(one[:2] == key for one in outlying))
+        lines.append([title(key[0]), name, f"{len(rows)}", labels, f"{members} on {points}", *shown])
+    return ["posterior", "strategy", "runs", "labels", "members on", "accuracy", "NLL", "Brier score", "ECE"], lines
 
 
 def rich_table(summary: Summary, width: int = 120) -> Table:

@@ -127,7 +127,11 @@ def fisher_trace(part: Literal["all", "aleatoric", "epistemic"] = "all") -> Quer
 
 @cache
 def toward_targets(name: str) -> QueryStrategy:
-    """The highest values of an acquisition function that looks at what a label tells about the targets."""
+    """The highest values of an acquisition function that looks at what a label tells about the targets.
+
+    Targets that are drawn from the pool (a number, as `query.targets` of a config) are drawn from all of it: labelled
+    points and those for validation are among them, in proportion. Inputs in the place of the number are taken as given.
+    """
     function = jax.jit(getattr(acquisition, name))
 
     def prepare(key, committee, labelled_inputs, labels, targets):

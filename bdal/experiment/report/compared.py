@@ -14,16 +14,19 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
     if not group.rows:
         return []
     summary = tables.summarise(group.rows, group.about)
-    heads, lines = tables.cells(summary)
+    along = summary._replace(curves="")  # final figures have a table of their own here
+    heads, lines = tables.cells(along)
     heads = ["posterior", *heads]
-    lines = [[title(entry.posterior), *line] for entry, line in zip(summary.entries, lines, strict=True)]
-    marked = " ".join(outliers.sentences(summary.outlying))
-    first: list[Block] = [Table(f"What each strategy reached. {tables.caption(summary)}", heads, lines, 2, marked)]
-    if group.about.finals:
-        heads, lines = tables.final_cells(group.about)
+    lines = [[title(entry.posterior), *line] for entry, line in zip(along.entries, lines, strict=True)]
+    measure = f", {summary.curves}" if summary.curves else ""
+    caption = f"What each strategy reached{measure}. {tables.caption(along)}"
+    first: list[Block] = [Table(caption, heads, lines, 2, " ".join(outliers.sentences(summary.outlying)))]
+    if finals := group.about.finals:
+        heads, lines = tables.final_cells(group.about, summary.outlying)
+        points = "test points" if group.about.on == "test" else "labels for validation"
         caption = (
-            "Final figures: what each finished run ended with, beside its curve and in no area and no test. Means and "
-            "95 % Student t intervals; accuracy in %, NLL in nats."
+            f"Final figures: what finished runs ended with, after so many {tables.axis(finals)}, by so many members on "
+            f"so many {points}. Means and 95 % Student t intervals; accuracy in %, NLL in nats."
         )
         first.append(Table(caption, heads, lines, 2))
     notes: list[str] = []
@@ -45,10 +48,8 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
                     note=True,
                 )
             )
-        blocks += [
-            Paragraph(text, note=True)
-            for text in outliers.sentences(one for one in summary.outlying if one.posterior == posterior)
-        ]
+        if marked := " ".join(outliers.sentences(one for one in summary.outlying if one.posterior == posterior)):
+            blocks.append(Paragraph(marked, note=True))
         blocks += _tables(analysis)
         below.append(Section(capital(title(posterior)), blocks, level=3))
         notes = [*notes, *(note for note in conclusions.notes(analysis) if note not in notes)]
