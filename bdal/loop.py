@@ -80,9 +80,12 @@ def active_learning(
       abstain_cost: what an abstention takes from the budget, 1 or 0 labels.
       charged: what abstentions before `start` took from it.
       strict: refuse a last query that would have fewer points than `query_size`, before it is asked.
-      candidates: score only a random subset of so many available points each round (Gal et al., ICML 2017).
+      candidates: score only a random subset of so many available points each round (Gal et al., ICML 2017). Strategies
+        that cover the pool (`max_herding`, `prob_cover`, ...) then cover this subset.
       num_classes: C, to check all labels against; by default that of the first `Committee`.
-      targets, on_nonfinite, chunk_size, mesh: see `bdal.strategy.query`.
+      targets: inputs, or how many points of the pool are drawn each round: from all of it, so labelled points and those
+        for validation are among them.
+      on_nonfinite, chunk_size, mesh: see `bdal.strategy.query`.
 
     Yields:
       Rounds `start` to `rounds`, the last without a query; fewer if the labelled set or the pool is exhausted.

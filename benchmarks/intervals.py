@@ -4,17 +4,24 @@ Usage, from the repository's root:
 
     python benchmarks/intervals.py [--simulations 4000] [--resamples 1999] [--seeds 3 5 6 10 20]
     python benchmarks/intervals.py --reports 1000 [--seeds 5 6 8 10 20]
+    python benchmarks/intervals.py --outliers 10000 [--seeds 4 5 6 10 20]
 
 The first draws paired differences whose mean is 0: normal ones; skewed ones (one strategy fails on a seed now and then:
-0.9 of N(0, 1) and 0.1 of N(−3, 1), centred); and differences of areas under simulated learning curves of one and the
-same strategy (a pair shares its initial labels, errors persist from round to round, 2,000 test points). It prints a
+0.9 of N(0, 1) and 0.1 of N(−3, 1), centred); seeds that collapse (0.9 of N(0, 1) and 0.1 of N(−10, 1), centred); and
+differences of areas under simulated learning curves of one and the same strategy (a pair shares its initial labels,
+errors persist from round to round, 2,000 test points), once as they are and once where a run of the one collapses with
+probability 0.1: from a round on that is drawn evenly its accuracy is 20 points lower. It prints a
 Markdown table: the share of intervals that hold 0, by Student's t, BCa and percentile bootstrap, and the share of exact
 signed-rank tests at 5 % that call a difference. That test asks whether differences are symmetric about 0, as they are
-between runs of equals and as the skewed ones are not.
+between runs of equals and as the skewed and the collapsing ones are not.
 
 The second simulates whole reports: such curves of random and of others that are no better, under one or two posteriors,
 and prints the share of reports that hold a verdict of a difference: among the differences from random, in the lead
 (these, and the best against the second best), in the table of labels to a threshold, in that of pairs, and anywhere.
+
+The third simulates the seeds of such reports under one posterior, and prints the share of reports and of strategies in
+which one is named an outlier although all are equal, once with curves as above, once with curves that vary three times
+as much about their mean; and, where a run of one strategy collapses as above, how often it is named.
 """
 
 import argparse
@@ -24,6 +31,7 @@ from scipy import stats
 
 from bdal.experiment.analysis import Analysis, analyse, as_one_family
 from bdal.experiment.directory import Row
+from bdal.experiment.outliers import far_below
 from bdal.experiment.statistics import HIGHER, LOWER, signed_rank
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -31,6 +39,7 @@ parser.add_argument("--simulations", type=int, default=4000)
 parser.add_argument("--resamples", type=int, default=1999)
 parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5, 6, 10, 20])
 parser.add_argument("--reports", type=int, default=0)
+parser.add_argument("--outliers", type=int, default=0)
 LABELS = np.arange(20, 220, 20)
 
 
@@ -40,6 +49,10 @@ def normal(rng, shape):
 
 def skewed(rng, shape):
     return rng.normal(size=shape) - 3 * (rng.random(shape) < 0.1) + 0.3
+
+
+def collapsing(rng, shape):
+    return rng.normal(size=shape) - 10 * (rng.random(shape) < 0.1) + 1
 
 
 def curves(rng, shape, strategies=2):
@@ -55,10 +68,27 @@ def curves(rng, shape, strategies=2):
     return measured
 
 
+def collapsed(rng, shape):
+    """What a run that collapses loses in each round, `[*shape, rounds]`: 20 points from a round on."""
+    return 0.2 * (np.arange(len(LABELS)) >= rng.integers(len(LABELS), size=(*shape, 1)))
+
+
+def mean_accuracy(measured):
+    return np.trapezoid(measured, LABELS, axis=-1) / (LABELS[-1] - LABELS[0])
+
+
 def areas(rng, shape):
     """Differences of mean accuracy over ten rounds, of two runs of one strategy from the same initial labels."""
-    means = np.trapezoid(curves(rng, shape), LABELS, axis=-1) / (LABELS[-1] - LABELS[0])
+    means = mean_accuracy(curves(rng, shape))
     return means[..., 0] - means[..., 1]
+
+
+def areas_collapsing(rng, shape):
+    """The same where the first of the two collapses with probability 0.1, less what that costs on average."""
+    rounds = len(LABELS)
+    cost = np.mean([mean_accuracy(0.2 * (np.arange(rounds) >= place)) for place in range(rounds)])
+    lost = mean_accuracy(collapsed(rng, shape)) * (rng.random(shape) < 0.1)
+    return areas(rng, shape) - lost + 0.1 * cost
 
 
 def coverage(draws: np.ndarray, resamples: int) -> list[float]:
@@ -88,6 +118,15 @@ def analyses(rng, seeds: int, strategies: int, posteriors: int) -> list[Analysis
     return as_one_family(found)
 
 
+def named(accuracy) -> set[tuple[str, int]]:
+    """The (strategy, seed) of curves `[seeds, strategies, rounds]` that are named by their areas or by their ends."""
+
+    def far(values):
+        return far_below({str(i): dict(enumerate(column)) for i, column in enumerate(values.T.tolist())})
+
+    return {*far(mean_accuracy(accuracy)), *far(accuracy[..., -1])}
+
+
 def alarms(report: list[Analysis]) -> list[bool]:
     """Whether a difference is called among those from random, in the lead, at a threshold, in a pair, and anywhere."""
 
@@ -112,9 +151,33 @@ def print_reports(count: int, seeds: list[int]) -> None:
             print(f"| {posteriors} | random and {strategies} | {number} | {shares} |", flush=True)
 
 
+def print_outliers(count: int, seeds: list[int]) -> None:
+    print("| strategies | seeds | reports | their strategies | reports, wide | their strategies | collapsed, named |")
+    print("|---|---|---|---|---|---|---|")
+    for strategies in (1, 2, 4, 7):
+        for number in seeds:
+            rng = np.random.default_rng([strategies, number])
+            drawn = curves(rng, (count, number), strategies)
+            mean = drawn.mean((0, 1, 2))
+            shares = []
+            for width in (1, 3):
+                found = [{name for name, _ in named(mean + width * (one - mean))} for one in drawn]
+                shares += [
+                    100 * np.mean([bool(each) for each in found]),
+                    100 * np.mean([*map(len, found)]) / strategies,
+                ]
+            drawn[:, 0, -1] -= collapsed(rng, (count,))
+            shares.append(100 * np.mean([(str(strategies - 1), 0) in named(one) for one in drawn]))
+            print(f"| {strategies} | {number} | {' | '.join(f'{share:.1f}' for share in shares)} |", flush=True)
+
+
 def print_coverage(simulations: int, resamples: int, seeds: list[int]) -> None:
     print("| differences | seeds | Student t | BCa | percentile | tests that fail |\n|---|---|---|---|---|---|")
-    for name, draw in (("normal", normal), ("skewed", skewed), ("areas of learning curves", areas)):
+    kinds = (
+        ("normal", normal), ("skewed", skewed), ("one of ten collapses", collapsing),
+        ("areas of learning curves", areas), ("areas, one of ten collapses", areas_collapsing),
+    )  # fmt: skip
+    for name, draw in kinds:
         for pairs in seeds:
             draws = draw(np.random.default_rng(0), (simulations, pairs))
             numbers = " | ".join(f"{share:.1f}" for share in coverage(draws, resamples))
@@ -123,7 +186,9 @@ def print_coverage(simulations: int, resamples: int, seeds: list[int]) -> None:
 
 if __name__ == "__main__":
     arguments = parser.parse_args()
-    if arguments.reports:
+    if arguments.outliers:
+        print_outliers(arguments.outliers, [number for number in arguments.seeds if number > 3])
+    elif arguments.reports:
         print_reports(arguments.reports, arguments.seeds)
     else:
         print_coverage(arguments.simulations, arguments.resamples, arguments.seeds)

@@ -87,8 +87,10 @@ def _bought(event: str, indices: np.ndarray, **more) -> dict:
 def _measured(experiment: config.Experiment, seed: int, place: int, number: int) -> dict:
     rng = np.random.default_rng([seed, place, number])
     accuracy = 0.5 + 0.1 * number + 0.05 * place + 0.02 * rng.uniform()
-    return {
+    scores = {"accuracy": accuracy, "nll": 2 - accuracy, "brier": 1 - accuracy, "ece": 0.1 * rng.uniform()}
+    measured = {
         "round": number, "labels": experiment.labels.initial + number * experiment.query.size,
         "validation_labels": experiment.labels.validation_labels, "abstained": 0, "points": 1797, "members": 20,
-        "accuracy": accuracy, "nll": 2 - accuracy, "brier": 1 - accuracy, "ece": 0.1 * rng.uniform(),
     }  # fmt: skip
+    final = {"final": {"members": 20, "points": 1797, **scores}} if number == _rounds(experiment) - 1 else {}
+    return measured | scores | final

@@ -265,6 +265,41 @@ def test_with_enough_candidates_it_is_the_whole_pool():
     assert queries(run(candidates=N, rounds=2)) == queries(run(candidates=10 * N, rounds=2)) == queries(run(rounds=2))
 
 
+def test_targets_are_of_the_whole_pool_and_a_cover_sees_the_candidates_only():
+    seen, labelled, excluded = {}, labelled_set(), np.zeros(N, bool)
+    excluded[[7, 8, 9]] = True  # for validation, say
+
+    def prepare(key, committee, labelled_inputs, labels, targets):
+        seen["targets"] = np.asarray(targets)
+        return committee
+
+    def score(carry, inputs):
+        return inputs
+
+    def select(key, rows, *, available, labelled, query_size):
+        return top_k(rows[:, 0], available=available, query_size=query_size, pad=True)
+
+    def places(rows):
+        return {int(np.abs(POOL - row).sum(-1).argmin()) for row in rows}
+
+    def rows_of(strategy):
+        def keep(key, rows, **how):
+            jax.debug.callback(lambda rows: seen.update(rows=np.asarray(rows)), rows)
+            return select(key, rows, **how)
+
+        return strategy._replace(select=keep)
+
+    strategy = rows_of(QueryStrategy(score, select, prepare))
+    settings = {"strategy": strategy, "inputs": POOL, "query_size": Q, "chunk_size": 32}  # on the host: nothing traced
+    query = ask(KEY, object(), labelled, excluded, targets=N, candidates=12, **settings)
+    jax.effects_barrier()
+    assert places(seen["targets"]) == set(range(N))  # labelled and excluded ones too
+    candidates = places(seen["rows"])  # all that select has to cover
+    assert len(candidates) == 12
+    assert not candidates & {3, 1, 4, 15, 7, 8, 9}
+    assert set(query.indices.tolist()) <= candidates
+
+
 def test_fewer_candidates_than_are_queried_are_refused():
     with pytest.raises(ValueError, match=r"candidates: expected at least query_size \(4\), got 3"):
         next(run(candidates=3))

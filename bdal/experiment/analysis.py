@@ -57,6 +57,7 @@ class About(NamedTuple):
     on: str = "test"  # what is measured on: the test set, or "validation" where there is none
     points: tuple[int, int] = (0, 0)  # the fewest and the most labels for validation that it is measured on
     asked: int = 0  # of so many; for the others the oracle abstained
+    finals: tuple[Row, ...] = ()  # what each finished run ended with, by all members on all test points
 
 
 ROWS_ONLY = About()
@@ -231,7 +232,9 @@ def analyse(
     )
 
 
-def about(runs: Iterable[SeedRun], planned: Iterable[tuple[str, str, int]], end: int | None) -> About:
+def about(
+    runs: Iterable[SeedRun], planned: Iterable[tuple[str, str, int]], end: int | None, abstain_cost: int = 1
+) -> About:
     """What ledgers and a plan say beyond the rows."""
     runs = list(runs)
     events = [event for run in runs for event in run.events if event.get("event") == "evaluated"]
@@ -244,6 +247,7 @@ def about(runs: Iterable[SeedRun], planned: Iterable[tuple[str, str, int]], end:
         "validation" if held_out else "test",
         (min(points, default=0), max(points, default=0)),
         max((event.get("validation_labels", 0) for event in held_out), default=0),
+        tuple(sorted(row for run in runs if (row := directory.final_row(run, abstain_cost)))),
     )
 
 
@@ -260,7 +264,7 @@ def about_directory(workdir: str | Path) -> About:
         for strategy in comparison.strategies
         for seed in experiment.seed_numbers
     ]
-    return about(runs, planned, experiment.labels.training_labels)
+    return about(runs, planned, experiment.labels.training_labels, experiment.labels.abstain_cost)
 
 
 def analyse_all(rows: Sequence[Row], known: About = ROWS_ONLY, *, resamples: int = 9999) -> dict[str, Analysis]:

@@ -124,8 +124,9 @@ class Labels:
 class Query:
     """`size` labels a round, chosen from `candidates` random points of the pool (null: all), scored in chunks.
 
-    Strategies that look at targets (`epig` ...) see so many random points of the pool, drawn anew each round. A score
-    that is no number is an error (`on_nonfinite: raise`), or its point is left out with a warning (`exclude`).
+    Covers then cover the candidates, not the pool. Strategies that look at targets (`epig` ...) see so many random
+    points of the pool, drawn anew each round, labelled ones and those for validation among them. A score that is no
+    number is an error (`on_nonfinite: raise`), or its point is left out with a warning (`exclude`).
     """
 
     size: int = 10
@@ -154,7 +155,10 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At most so many members and test points in every round (null: all); the last round evaluates on all points."""
+    """At most so many members and test points along the learning curve (null: all).
+
+    A run ends with its final figures beside the curve, by all members on all test points.
+    """
 
     members: int | None = None
     points: int | None = None

@@ -23,7 +23,7 @@ class Data(NamedTuple):
     pool: Any  # [N, ...], no labels in it
     pool_labels: np.ndarray | None  # [N], for the simulated oracle only; None: nobody knows them yet
     test: tuple[Any, Any] | None  # inputs [T, ...], labels [T]; None: there is no test set
-    quick_test: tuple[Any, Any] | None  # between the first and the last round
+    quick_test: tuple[Any, Any] | None  # those of it that every round is measured on
     class_names: tuple[str, ...]
     source: datasets.Dataset  # the pool as it was built, with its files and names
     fingerprint: str

@@ -19,9 +19,13 @@ A ledger's events, in their order (indices are pool indices; a label is null whe
 
 Where people answer, round -1 is a query for the labels to start with, and a round has as many "labelled" events as
 there were parts in which it was answered, with the "source" if that was a file. They may hold several answers for a
-point, and points of earlier rounds: whoever corrects an answer leaves both in the ledger. "evaluated" has
-`"on": "validation"` where there is no test set, and the "predictions" on the stop set and their "agreement" with those
-of the round before where the config asks for them.
+point, and points of earlier rounds: whoever corrects an answer leaves both in the ledger.
+
+"evaluated" is by the K members and on the T test points that `evaluation` asks for, in every round. That of the last
+round also has `"final": {"members": ..., "points": ..., "accuracy": ..., "nll": ..., "brier": ..., "ece": ...}`, by all
+members on all test points: the same numbers where `evaluation` leaves none out. It has `"on": "validation"` where there
+is no test set, and the "predictions" on the stop set and their "agreement" with those of the round before where the
+config asks for them.
 
 Every line is sealed (`bdal.experiment.durable`).
 """
@@ -42,7 +46,8 @@ from bdal.experiment.durable import CorruptRunError, plain, read, write_atomic
 class Row(NamedTuple):
     """One evaluation: a model trained on `labels` labels (and stopped by `validation_labels` more).
 
-    `labels` counts what was paid for: the abstentions that are charged are in it.
+    `labels` counts what was paid for: the abstentions that are charged are in it. `members` of its committee were
+    evaluated, on `points` test points; 0 where that is not known.
     """
 
     posterior: str
@@ -55,6 +60,8 @@ class Row(NamedTuple):
     brier: float
     ece: float
     abstained: int = 0
+    members: int = 0
+    points: int = 0
 
 
 class SeedRun(NamedTuple):
@@ -306,20 +313,35 @@ def results(workdir: str | Path) -> list[Row]:
 
 
 def rows_of(run: SeedRun, abstain_cost: int = 1) -> list[Row]:
-    """The evaluations of one (posterior, strategy, seed)."""
-    rows = []
-    for number, event in enumerate(run.events, start=1):
-        if event.get("event") != "evaluated":
-            continue
-        try:
-            measured = {field: event[field] for field in Row._fields[3:-1]}
-        except KeyError as error:
-            where = run.folder / "ledger.jsonl"
-            raise CorruptRunError(f"{where}: line {number}: 'evaluated' without {error}") from error
-        abstained = event.get("abstained", 0)
-        measured["labels"] += abstain_cost * abstained
-        rows.append(Row(run.posterior, run.strategy, run.seed, **measured, abstained=abstained))
-    return rows
+    """The evaluations of one (posterior, strategy, seed) along its curve."""
+    return [_row(run, place, {}, abstain_cost) for place, event in enumerate(run.events) if _is_evaluation(event)]
+
+
+def final_row(run: SeedRun, abstain_cost: int = 1) -> Row | None:
+    """What a finished run ended with, by all members on all test points; None for one that goes on.
+
+    Runs of earlier versions have one last evaluation, by the members of the curve on all test points: that is it, then.
+    """
+    last = max((place for place, event in enumerate(run.events) if _is_evaluation(event)), default=None)
+    if run.reason is None or last is None:
+        return None
+    return _row(run, last, run.events[last].get("final", {}), abstain_cost)
+
+
+def _is_evaluation(event: dict[str, Any]) -> bool:
+    return event.get("event") == "evaluated"
+
+
+def _row(run: SeedRun, place: int, final: dict[str, Any], abstain_cost: int) -> Row:
+    event = run.events[place] | final
+    try:
+        measured = {field: event[field] for field in Row._fields[3:9]}
+    except KeyError as error:
+        where = run.folder / "ledger.jsonl"
+        raise CorruptRunError(f"{where}: line {place + 1}: 'evaluated' without {error}") from error
+    more = {field: event.get(field, 0) for field in Row._fields[9:]}
+    measured["labels"] += abstain_cost * more["abstained"]
+    return Row(run.posterior, run.strategy, run.seed, **measured, **more)
 
 
 def _abstain_cost(workdir: str | Path) -> int:

@@ -37,11 +37,12 @@ class Programs(NamedTuple):
     """Each takes and gives lists or arrays over the S seeds of a group."""
 
     fit: Callable[..., Any]
-    evaluate: Callable[..., dict[str, np.ndarray]]
-    compile_evaluate: Callable[..., None]
+    evaluate: Callable[..., dict[str, np.ndarray]]  # by the first so many members
+    compile_final: Callable[..., None]
     predict: Callable[..., np.ndarray]  # [S, B] classes
     query: Callable[..., tuple[list[Query], list[list[float]]]]  # and the quantiles of the scores, where there are any
-    members: int  # of the committee that is evaluated
+    members: int  # that are evaluated along the curve
+    all_members: int
 
 
 def network_of(experiment, data) -> Network:
@@ -84,7 +85,10 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
     fit_seeds = side_by_side(
         lambda own, pool: fit_round(*own, fit=fit, inputs=pool)  # own: key, labelled, validation
     )
-    evaluate_seeds = in_turn(lambda committee, test: _evaluate(committee.take(members), *test, chunk_size=chunk_size))
+    evaluate_seeds = {
+        count: in_turn(partial(_evaluate, members=count, chunk_size=chunk_size))
+        for count in {members, comparison.members}
+    }
     predict_seeds = in_turn(
         lambda committee, inputs: map_pool(_log_mean_prob, committee, inputs, chunk_size=chunk_size).argmax(-1)
     )
@@ -103,17 +107,18 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
     def run_fit(keys, labelled, validation, pool):
         return fit_seeds((jnp.stack(keys), _stack(labelled), _stack(validation)), pool)
 
-    def run_evaluate(committee, inputs, labels):
-        return {name: np.asarray(values) for name, values in evaluate_seeds(committee, (inputs, labels)).items()}
+    def run_evaluate(committee, inputs, labels, count):
+        values = evaluate_seeds[count](committee, (inputs, labels))
+        return {name: np.asarray(value) for name, value in values.items()}
 
-    compiled: set[int] = set()  # sizes of groups
+    compiled: set[tuple[int, int]] = set()  # seeds of a group, points
 
-    def compile_evaluate(committee, data):
-        """Compile the last round's evaluation in the first, so that nothing is compiled after it."""
-        seeds = jax.tree.leaves(committee)[0].shape[0]
-        if seeds not in compiled:
-            compiled.add(seeds)
-            run_evaluate(committee, *data.test)
+    def compile_final(committee, inputs, labels):
+        """Compile the evaluation that a run ends with in its first round, so that nothing is compiled after it."""
+        shape = jax.tree.leaves(committee)[0].shape[0], len(labels)
+        if shape not in compiled:
+            compiled.add(shape)
+            run_evaluate(committee, inputs, labels, comparison.members)
 
     def run_predict(committee, inputs):
         return np.asarray(predict_seeds(committee, inputs))
@@ -129,7 +134,7 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
         quantiles = [of.tolist() if np.isfinite(of).all() else [] for of in health.score_quantiles]
         return [on_host(jax.tree.map(lambda leaf, s=s: leaf[s], queries)) for s in range(len(keys))], quantiles
 
-    return Programs(run_fit, run_evaluate, compile_evaluate, run_predict, run_query, members)
+    return Programs(run_fit, run_evaluate, compile_final, run_predict, run_query, members, comparison.members)
 
 
 def _side_by_side(fn):
@@ -164,9 +169,10 @@ def _one_seed(fn):
     return call
 
 
-def _evaluate(committee, inputs, labels, *, chunk_size) -> dict[str, jax.Array]:
-    """Accuracy, NLL, Brier score and ECE of the members' mean."""
-    log_probs = map_pool(_log_mean_prob, committee, inputs, chunk_size=chunk_size)  # [T, C]
+def _evaluate(committee, test, *, members: int, chunk_size: int) -> dict[str, jax.Array]:
+    """Accuracy, NLL, Brier score and ECE of the mean of the first members."""
+    inputs, labels = test
+    log_probs = map_pool(_log_mean_prob, committee.take(members), inputs, chunk_size=chunk_size)  # [T, C]
     probs = jnp.exp(log_probs)
     return {
         "accuracy": calibration.accuracy(probs, labels),

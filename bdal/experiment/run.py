@@ -50,7 +50,6 @@ class Method(NamedTuple):
     name: str  # "mc_dropout/bald"
     named: config.Strategy
     strategy: QueryStrategy
-    members: int
     programs: Programs
 
 
@@ -148,7 +147,7 @@ def advance(
             ]
             left = [ledger for ledger in ledgers if not ledger.finished]
             chosen = make_strategy(strategy.name, table=TABLE, **strategy.options)
-            method = Method(name, strategy, chosen, comparison.members, programs)
+            method = Method(name, strategy, chosen, programs)
             # Seeds of one program stay together, the finished ones too: a program for fewer may round otherwise.
             for group in [ledgers] if together and left else [[ledger] for ledger in left]:
                 groups.append(partial(_run_group, prepared, method, group))
@@ -260,7 +259,7 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
 class _Outcome(NamedTuple):
     """What a round gave for one seed."""
 
-    measured: dict[str, Any]  # labels, points, members and scores
+    measured: dict[str, Any]  # labels, points, members and scores; after the last round final ones too
     look: dict[str, Any]  # at the stop set
     query: Query  # of pool indices
     quantiles: list[float]  # of the scores, where there are any
@@ -292,7 +291,8 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
             _reason(experiment, method, ledgers[s], at.number, sets[s], rooms[s], queries[s].gains, looks[s])
             for s in range(len(ledgers))
         ]
-        scores = _evaluate(data, programs, committee, sets, reasons, compile_all)
+        ends = [reason is not None and not ledger.finished for reason, ledger in zip(reasons, ledgers, strict=True)]
+        scores = _evaluate(data, programs, committee, sets, ends, compile_all)
     return [
         _Outcome(
             {
@@ -350,13 +350,13 @@ def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
 
 def _reason(experiment, method: Method, ledger: Ledger, number: int, known: Sets, room: int, gains, look):
     """Why a run stops after this round; None if it does not."""
-    rules = experiment.stopping
+    rules, joint = experiment.stopping, method.named.name in stopping.JOINT_GAINS
     if room == 0:
         return "budget" if _budget(experiment, known) <= 0 else "exhausted"
     before = [ledger.find("evaluated", earlier) or {} for earlier in range(1, number)]
     return stopping.stop_reason(
         gains, [event["agreement"] for event in [*before, look] if "agreement" in event],
-        num_members=method.members if rules.ceiling and method.named.name in stopping.JOINT_GAINS else None,
+        num_members=method.programs.all_members if rules.ceiling and joint else None,
         window=rules.window, threshold=rules.kappa,
         no_gain=rules.no_gain if _gains_are_information(method.named) else None,
     )  # fmt: skip
@@ -387,25 +387,33 @@ def _looks_at_stop_set(prepared, programs, committee, ledgers, number: int) -> l
     return looks
 
 
-def _evaluate(data: Data, programs: Programs, committee, sets, reasons, compile_all: bool) -> list[dict[str, Any]]:
-    """For each seed the number of points, and accuracy, NLL, Brier score and ECE on them.
+def _evaluate(data: Data, programs: Programs, committee, sets, ends, compile_all: bool) -> list[dict[str, Any]]:
+    """For each seed the number of points, and accuracy, NLL, Brier score and ECE on them: one measure for all rounds.
 
-    The last round has the whole test set, others the few that the config asks for; without a test set it is the
-    labels for validation, each point once.
+    It is by the members and on the test points that the config asks for. Where a run ends it has beside it, as "final",
+    the same by all members on all test points. Without a test set it is on the labels for validation, each point once.
     """
-    if data.test is None or data.quick_test is None:  # then a group is one seed
+    on = {}
+    few, every = data.quick_test, data.test
+    if few is None or every is None:  # then a group is one seed
         held_out = sets[0].validation
         rows = np.unique(held_out.indices, return_index=True)[1]
-        inputs = jnp.asarray(data.pool[held_out.indices[rows]])
-        values = programs.evaluate(committee, inputs, jnp.asarray(held_out.labels[rows]))
-        return [{"points": len(rows), "on": "validation"} | {name: float(value[0]) for name, value in values.items()}]
-    if compile_all:
-        programs.compile_evaluate(committee, data)
-    parts = {last: data.test if last else data.quick_test for last in {reason is not None for reason in reasons}}
-    values = {last: jax.block_until_ready(programs.evaluate(committee, *part)) for last, part in parts.items()}
+        few = every = jnp.asarray(data.pool[held_out.indices[rows]]), jnp.asarray(held_out.labels[rows])
+        on = {"on": "validation"}
+    apart = programs.members < programs.all_members or len(few[1]) < len(every[1])
+    if apart and compile_all:
+        programs.compile_final(committee, *every)
+    values = final = programs.evaluate(committee, *few, programs.members)
+    if apart and any(ends):
+        final = programs.evaluate(committee, *every, programs.all_members)
+
+    def of_seed(found, s: int) -> dict[str, float]:
+        return {name: float(each[s]) for name, each in found.items()}
+
+    all_of_it = {"members": programs.all_members, "points": len(every[1])}
     return [
-        {"points": len(parts[last][1])} | {name: float(value[s]) for name, value in values[last].items()}
-        for s, last in enumerate(reason is not None for reason in reasons)
+        {"points": len(few[1]), **on, **of_seed(values, s)} | ({"final": all_of_it | of_seed(final, s)} if last else {})
+        for s, last in enumerate(ends)
     ]
 
 

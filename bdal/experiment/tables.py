@@ -11,6 +11,7 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table
 
+from bdal.experiment import outliers
 from bdal.experiment.analysis import ROWS_ONLY, About, Analysis, about_directory, analyse_all
 from bdal.experiment.conclusions import conclusion
 from bdal.experiment.directory import Row
@@ -22,7 +23,10 @@ NEAR = 0.9  # of the largest label count: strategies that come so far are read a
 
 
 class Entry(NamedTuple):
-    """One (posterior, strategy); None where not every seed has come that far."""
+    """One (posterior, strategy); None where not every seed has come that far.
+
+    The first numbers are read off curves, those that are final are of each run's end, by another measure perhaps.
+    """
 
     posterior: str
     strategy: str
@@ -33,6 +37,11 @@ class Entry(NamedTuple):
     difference: Interval | None  # of that area from random's, seed by seed; None for random itself
     nll: Interval | None
     ece: Interval | None
+    final_accuracy: Interval | None  # by all members on all test points; None where not every seed has finished
+    final_nll: Interval | None
+    final_brier: Interval | None
+    final_ece: Interval | None
+    outlier: bool  # whether one of its seeds is one
 
 
 class Summary(NamedTuple):
@@ -47,6 +56,10 @@ class Summary(NamedTuple):
     measured: str = ""  # on what, where it is not the test set
     areas: str = "the learning curve"  # over which labels
     conclusions: tuple[str, ...] = ()  # a posterior each, together one family of tests
+    outlying: tuple[outliers.Outlier, ...] = ()
+    curves: str = ""  # on what curves are measured, where final figures are on more
+    ends: str = ""  # the label counts at which runs ended
+    mixed: str = ""  # that curves are not of one measure
 
 
 def order(posterior: str) -> tuple[bool, str]:
@@ -78,6 +91,11 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
         for one in found.against
     }
 
+    finals: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in known.finals:
+        finals[row[:2]].append(row)
+    outlying = outliers.outliers([analyses[name] for name in sorted(analyses, key=order)], known.finals)
+
     entries, between = [], False
     for (posterior, strategy), seeds in curves.items():
 
@@ -89,6 +107,9 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
                 return None
             values = [{count: getattr(row, field) for count, row in curve.items()} for curve in seeds.values()]
             return student_t([area(curve, labels, labels) for curve in values])
+
+        def final(field: str, ended=finals[posterior, strategy], seeds=seeds) -> Interval | None:
+            return student_t([getattr(row, field) for row in ended]) if len(ended) == len(seeds) else None
 
         between |= any(inside(n) and n not in curve for n in (half, last) for curve in seeds.values())
         entries.append(
@@ -102,6 +123,8 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
                 differences.get((posterior, strategy)),
                 at(last, "nll"),
                 at(last, "ece"),
+                *(final(field) for field in ("accuracy", "nll", "brier", "ece")),
+                any(one[:2] == (posterior, strategy) for one in outlying),
             )
         )
     entries.sort(
@@ -110,7 +133,8 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
     said = [conclusion(analyses[posterior]) for posterior in sorted(analyses, key=order)]
     return Summary(
         entries, half, last, max(row.validation_labels for row in rows), between, axis(rows), measured_on(known),
-        _over(analyses, (first, last)), tuple(filter(None, said)),
+        _over(analyses, (first, last)), tuple(filter(None, said)), tuple(outlying), curve_measure(rows, known),
+        span([row.labels for row in known.finals]), _mixed(rows, known),
     )  # fmt: skip
 
 
@@ -135,6 +159,42 @@ def measured_on(known: About) -> str:
     few = span([known.asked - high, known.asked - low])
     lacking = f" ({few} of {known.asked} could not be told)" if low < known.asked else ""
     return f"{span([low, high])} validation label{'' if high == 1 else 's'}{lacking}"
+
+
+def curve_measure(rows: Sequence[Row], known: About) -> str:
+    """On what curves are measured, if final figures are on more; "" where the two are one.
+
+    >>> rows = [Row("mc_dropout", "bald", 0, 20, 5, 0.7, 1.0, 0.4, 0.1, members=20, points=2000)]
+    >>> curve_measure(rows, About(finals=(rows[0]._replace(members=50, points=10000),)))
+    'by 20 of 50 members on 2,000 of 10,000 test points'
+    """
+    last = {row[:3]: (row.members, row.points) for row in sorted(rows)}
+    members, points = {}, {}
+    for row in known.finals:
+        few, some = last.get(row[:3], (0, 0))
+        said = f"{few} of {row.members} members" if 0 < few < row.members else ""
+        members[row.posterior] = said or members.get(row.posterior, "")
+        if 0 < some < row.points and known.on == "test":
+            points[f"{some:,} of {row.points:,}"] = None
+    if len({*members.values()}) > 1:
+        members = {name: f"{said} under {title(name)}" for name, said in members.items() if said}
+    by, on = both(filter(None, dict.fromkeys(members.values()))), both(points)
+    return " ".join(filter(None, [by and f"by {by}", on and f"on {on} test points"]))
+
+
+def _mixed(rows: Sequence[Row], known: About) -> str:
+    """That the measure changes within a curve, if it does."""
+    measures: dict[tuple[str, str, int], dict[tuple[int, int], None]] = defaultdict(dict)
+    for row in rows:
+        measures[row[:3]][row.members, row.points] = None
+    found = next((each for each in measures.values() if len(each) > 1), None)
+    if found is None or known.on != "test":
+        return ""
+    said = both(f"by {members} members on {points:,} test points" for members, points in found)
+    return (
+        f"Curves mix measures, {said}: an earlier version measured the last round so, or evaluation was changed on the "
+        "way. Accuracies, areas and tests contain both."
+    )
 
 
 def _over(analyses: Mapping[str, Analysis], whole: tuple[int, int]) -> str:
@@ -166,11 +226,26 @@ def caption(summary: Summary) -> str:
     why += " No area: no run of the strategy is compared." if any(entry.area is None for entry in entries) else ""
     why += " – vs random: nothing to compare on the same seeds." if alone and _with_random(summary) else ""
     against = "vs random: difference of areas on the same seeds; " if _with_random(summary) else ""
+    ends = "NLL (nats) and ECE at the end."
+    if summary.curves:
+        unfinished = any(entry.final_accuracy is None for entry in entries)
+        on = "validation labels" if summary.measured else "test points"
+        where = "" if summary.ends == f"{summary.last}" else f", at {summary.ends} labels"
+        ends = (
+            f"final: at the end of each run{where}, by all members on all {on}, NLL in nats; all else "
+            f"{summary.curves}.{' – final: not every seed has finished.' if unfinished else ''}"
+        )
+    ends += f" {summary.mixed}" if summary.mixed else ""
     return (
         f"{span([seeds[0], seeds[-1]])} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} {summary.axis} + "
         f"{summary.validation_labels} for validation.{paid}{measured}{intervals} Accuracy in %; area: mean accuracy "
-        f"over {summary.areas}; {against}NLL (nats) and ECE at the end.{lines}{why}"
+        f"over {summary.areas}; {against}{ends}{lines}{why}"
     )
+
+
+def below(summary: Summary) -> list[str]:
+    """What stands below the table: the caption, which seeds are outliers, and what may be concluded."""
+    return [caption(summary), *outliers.sentences(summary.outlying), *summary.conclusions]
 
 
 def _with_random(summary: Summary) -> bool:
@@ -178,39 +253,69 @@ def _with_random(summary: Summary) -> bool:
 
 
 def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
-    """Column heads and a line of text an entry; `short` keeps the intervals of accuracies and differences only."""
-    at = "acc." if short else "acc. at"
-    heads = ["strategy", f"{at} {summary.half}", f"{at} {summary.last}", "area", "vs random", "NLL", "ECE"]
+    """Column heads and a line of text an entry; `short` keeps the intervals of accuracies and differences only.
 
-    def plain(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
-        return "–" if interval is None else f"{scale * interval.mean:{sign}.{digits}f}"
+    Where final figures are by another measure than the curves, they have columns of their own, and what is short then
+    leaves out the first accuracy.
+    """
 
-    def plus_minus(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
-        text = plain(interval, scale, digits, sign)
-        return text if interval is None or math.isnan(interval.half) else f"{text} ± {scale * interval.half:.{digits}f}"
-
-    def between(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
-        if interval is None or math.isnan(interval.half):
-            return plain(interval, scale, digits, sign)
-        low, high = (scale * (interval.mean + side * interval.half) for side in (-1, 1))
-        return f"{plain(interval, scale, digits, sign)} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-
-    lesser, difference = (plain, plus_minus) if short else (plus_minus, between)
-    lines = [
-        [
-            entry.strategy,
-            plus_minus(entry.half_accuracy, 100, 1),
-            plus_minus(entry.accuracy, 100, 1),
-            lesser(entry.area, 100, 1),
-            difference(entry.difference, 100, 1, "+"),
-            lesser(entry.nll, 1, 2),
-            lesser(entry.ece, 1, 3),
-        ]
-        for entry in summary.entries
+    lesser, difference = (_plain, _plus_minus) if short else (_plus_minus, _between)
+    at, final, apart = "acc." if short else "acc. at", "" if short else "final ", bool(summary.curves)
+    last = _plain if short and apart else _plus_minus
+    columns = [
+        ("strategy", lambda entry: _marked(entry.strategy, entry.outlier), True),
+        (f"{at} {summary.half}", lambda entry: _plus_minus(entry.half_accuracy, 100, 1), not (short and apart)),
+        (f"{at} {summary.last}", lambda entry: last(entry.accuracy, 100, 1), True),
+        ("area", lambda entry: lesser(entry.area, 100, 1), True),
+        ("vs random", lambda entry: difference(entry.difference, 100, 1, "+"), _with_random(summary)),
+        ("final acc.", lambda entry: _plus_minus(entry.final_accuracy, 100, 1), apart),
+        (f"{final}NLL", lambda entry: lesser(entry.final_nll, 1, 2), apart),
+        (f"{final}ECE", lambda entry: lesser(entry.final_ece, 1, 3), apart),
+        ("NLL", lambda entry: lesser(entry.nll, 1, 2), not apart),
+        ("ECE", lambda entry: lesser(entry.ece, 1, 3), not apart),
     ]
-    if not _with_random(summary):
-        heads, *lines = ([*line[:4], *line[5:]] for line in [heads, *lines])
-    return heads, lines
+    shown = [(head, text) for head, text, there in columns if there]
+    return [head for head, _ in shown], [[text(entry) for _, text in shown] for entry in summary.entries]
+
+
+def _marked(strategy: str, outlier: bool) -> str:
+    return f"{strategy} {outliers.MARK}" if outlier else strategy
+
+
+def _plain(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
+    return "–" if interval is None else f"{scale * interval.mean:{sign}.{digits}f}"
+
+
+def _plus_minus(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
+    text = _plain(interval, scale, digits, sign)
+    return text if interval is None or math.isnan(interval.half) else f"{text} ± {scale * interval.half:.{digits}f}"
+
+
+def _between(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
+    if interval is None or math.isnan(interval.half):
+        return _plain(interval, scale, digits, sign)
+    low, high = (scale * (interval.mean + side * interval.half) for side in (-1, 1))
+    return f"{_plain(interval, scale, digits, sign)} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tuple[list[str], list[list[str]]]:
+    """What finished runs ended with, a line a strategy: how many runs, their labels, by how many members on what."""
+    finals: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in known.finals:
+        finals[row[:2]].append(row)
+    lines = []
+    for key in sorted(finals, key=lambda key: (order(key[0]), key[1] == "random", key[1])):
+        rows = finals[key]
+        labels, members, points = (
+            span([getattr(row, field) for row in rows]) for field in ("labels", "members", "points")
+        )
+        shown = [
+            _plus_minus(student_t([getattr(row, field) for row in rows]), scale, digits)
+            for field, scale, digits in (("accuracy", 100, 1), ("nll", 1, 2), ("brier", 1, 3), ("ece", 1, 3))
+        ]
+        name = _marked(key[1], any(one[:2] == key for one in outlying))
+        lines.append([title(key[0]), name, f"{len(rows)}", labels, f"{members} on {points}", *shown])
+    return ["posterior", "strategy", "runs", "labels", "members on", "accuracy", "NLL", "Brier score", "ECE"], lines
 
 
 def rich_table(summary: Summary, width: int = 120) -> Table:
@@ -219,7 +324,7 @@ def rich_table(summary: Summary, width: int = 120) -> Table:
     if sum(max(map(len, column)) + 2 for column in zip(heads, *lines, strict=True)) > width:
         heads, lines = cells(summary, short=True)
     table = Table(box=box.SIMPLE, show_edge=False, collapse_padding=True, pad_edge=False)
-    table.caption, table.caption_justify = "\n".join([caption(summary), *summary.conclusions]), "left"
+    table.caption, table.caption_justify = "\n".join(below(summary)), "left"
     for head in heads:
         table.add_column(head, justify="left" if head == "strategy" else "right", no_wrap=True)
     posterior = None
@@ -234,11 +339,11 @@ def rich_table(summary: Summary, width: int = 120) -> Table:
 
 
 def markdown(summary: Summary) -> str:
-    """The table as Markdown, below it the caption and what may be concluded."""
+    """The table as Markdown, and what stands below it."""
     heads, lines = cells(summary)
     heads = ["posterior", *heads]
     lines = [[entry.posterior, *line] for entry, line in zip(summary.entries, lines, strict=True)]
-    return "\n\n".join([as_markdown(heads, lines, names=2), caption(summary), *summary.conclusions]) + "\n"
+    return "\n\n".join([as_markdown(heads, lines, names=2), *below(summary)]) + "\n"
 
 
 def as_markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], names: int = 1) -> str:
@@ -264,7 +369,7 @@ def as_markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], names: int
 
 def comma_separated(summary: Summary) -> str:
     """The table as CSV in full precision: each quantity's mean and half-width (empty where there is none)."""
-    quantities = Entry._fields[3:]
+    quantities = Entry._fields[3:-1]
     names = {"half_accuracy": f"accuracy_at_{summary.half}", "accuracy": f"accuracy_at_{summary.last}"}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

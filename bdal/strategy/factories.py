@@ -139,7 +139,11 @@ def fisher_trace(part: Literal["all", "aleatoric", "epistemic"] = "all") -> Quer
 
 @cache
 def toward_targets(name: str) -> QueryStrategy:
-    """The highest values of an acquisition function that looks at what a label tells about the targets."""
+    """The highest values of an acquisition function that looks at what a label tells about the targets.
+
+    Targets that are drawn from the pool (a number, as `query.targets` of a config) are drawn from all of it: labelled
+    points and those for validation are among them, in proportion. Inputs in the place of the number are taken as given.
+    """
     function = jax.jit(getattr(acquisition, name))
 
     def prepare(key, committee, labelled_inputs, labels, targets):
@@ -245,8 +249,10 @@ def uncertainty_herding(
     there are none, and for scores that are not of the mean prediction, such as BALD. The bandwidth is the smallest gap
     among the labelled unit rows. Where nothing is labelled all points weigh the same.
 
-    Differs from the paper: there a second network, trained without a part of the labels, is scaled to the least ECE on
-    that part, by a grid; here the committee itself, to the least NLL on labels that are held out anyway.
+    Differs from the paper: the temperature has least NLL on the validation labels; the paper's least ECE, with a second
+    network. That network is trained without a part of the labels, and a grid gives the temperature on that part.
+
+    Bae, Sutherland & Oliveira (2025), "Uncertainty herding: one active learning method for all label budgets", ICLR.
     """
     cover = _of_two(selection.uncertainty_herding, with_labelled=True, bandwidth=bandwidth)
 
@@ -285,7 +291,11 @@ def uncertainty_herding(
 def weighted_coverage(
     score: str = "bald", kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None
 ) -> QueryStrategy:
-    """Cover the pool, weighed by any score, with a scale from the features."""
+    """Cover the pool, weighed by any score, with a scale from the features.
+
+    Differs from the paper: ours: the paper's objective with any score, and a bandwidth that does not shrink: half the
+    usual distance of two unit rows (`bdal.selection.half_spread`).
+    """
     select = _of_two(selection.weighted_coverage, with_labelled=True, bandwidth=bandwidth)
     return _scored(select, score, rows=_kernel_rows(kernel, sketch_dim), weigh=True)._replace(rows_labelled=True)
 
@@ -433,8 +443,11 @@ def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float
     """The point whose ball holds most points that no ball holds yet.
 
     Of unit rows, with the largest radius at which 95 % of the balls hold points of one cluster only; the clusters are
-    those of k-means, as many as there are classes, each round anew, because the features are those of a new network.
-    A radius that is given is taken as it is, for the features as they are.
+    those of k-means, as many as there are classes. A radius that is given is taken as it is, for the features as they
+    are.
+
+    Differs from the paper: the network's features, and a radius for them in each round; the paper's are self-supervised,
+    and stay.
     """
     if radius is not None:
         return _by_features(selection.prob_cover, kernel, sketch_dim, radius=radius)
@@ -465,7 +478,10 @@ def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float
 
 @cache
 def max_herding(kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None) -> QueryStrategy:
-    """Cover the pool by a Gaussian kernel, with a scale from the features."""
+    """Cover the pool by a Gaussian kernel, with a scale from the features.
+
+    Differs from the paper: a bandwidth of half the usual distance; the paper has 1, for self-supervised features.
+    """
     return _by_features(selection.max_herding, kernel, sketch_dim, bandwidth=bandwidth)
 
 

@@ -181,12 +181,13 @@ def query(
       strategy: from `make_strategy`, or one's own.
       committee: a `Committee`, or anything that `strategy` can use: any object with its methods will do, one that
         computes on the host included; its consistency is then checked on the first candidates.
-      candidates: `[N, ...]` inputs, a pytree; NumPy arrays are streamed from the host.
+      candidates: `[N, ...]` inputs, a pytree; NumPy arrays are streamed from the host. Strategies that cover the pool
+        (`max_herding`, `prob_cover`, ...) cover these, whatever pool they are a part of.
       query_size: Q.
       available: `[N]` booleans, which candidates may be queried; by default all.
       labelled_inputs, labels: `[L, ...]` and `[L]`, for strategies that look at what is labelled (core-set).
       targets: inputs that the model is to be good at, for strategies that need them (EPIG); or a number: so many
-        random candidates.
+        random candidates, whether they are available or not.
       held_out: `(inputs [V, ...], labels [V])`, labelled points that no member was trained on, for strategies that
         scale predictions by a temperature (`uncertainty_herding`).
       on_nonfinite: "raise" where an available candidate has a NaN or an infinity among its values, or "exclude" these

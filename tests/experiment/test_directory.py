@@ -239,9 +239,9 @@ def test_results(tmp_path):
         for event in EVENTS[:length]:
             append(tmp_path / "mc_dropout" / strategy / f"seed_{seed}" / "ledger.jsonl", event)
     assert results(tmp_path) == [
-        Row("mc_dropout", "random", 0, 2, 2, 0.5, 1.25, 0.75, 0.125),
-        Row("mc_dropout", "random", 0, 3, 2, 0.75, 1.0, 0.5, 0.0625),
-        Row("mc_dropout", "random", 1, 2, 2, 0.5, 1.25, 0.75, 0.125),
+        Row("mc_dropout", "random", 0, 2, 2, 0.5, 1.25, 0.75, 0.125, members=5, points=100),
+        Row("mc_dropout", "random", 0, 3, 2, 0.75, 1.0, 0.5, 0.0625, members=5, points=100),
+        Row("mc_dropout", "random", 1, 2, 2, 0.5, 1.25, 0.75, 0.125, members=5, points=100),
     ]
 
 

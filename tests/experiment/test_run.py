@@ -140,7 +140,7 @@ def finished(request, tiny, tmp_path_factory):
 
 
 def test_ledgers_hold_what_happened_in_its_order(finished, digits):
-    _, workdir, _ = finished
+    experiment, workdir, _ = finished
     labels = np.load(digits)["labels"]
     expected = ["validation", "initial", *["evaluated", "queried", "labelled"] * 3, "evaluated", "finished"]
     ledgers = files(workdir)
@@ -161,9 +161,12 @@ def test_ledgers_hold_what_happened_in_its_order(finished, digits):
         evaluated = of("evaluated", ledger)
         assert [event["labels"] for event in evaluated] == LABEL_COUNTS
         assert [event["validation_labels"] for event in evaluated] == [VALIDATION] * 4
-        assert [event["points"] for event in evaluated] == [50, 50, 50, 100]
+        assert [event["points"] for event in evaluated] == [50] * 4
         assert [event["members"] for event in evaluated] == [3] * 4
-        for event in evaluated:
+        assert ["final" in event for event in evaluated] == [False, False, False, True]
+        final = evaluated[-1]["final"]
+        assert (final["members"], final["points"]) == (experiment.comparisons[0].members, 100)
+        for event in [*evaluated, final]:
             assert 0 <= event["accuracy"] <= 1
             assert round(event["accuracy"] * event["points"], 4) % 1 == 0
             assert event["nll"] > 0
@@ -188,6 +191,7 @@ def test_metrics_are_the_same_rounds_with_seconds_and_gains(finished):
         metrics = [json.loads(line) for line in content.splitlines()]
         evaluated = of("evaluated", durable.read(workdir / name.replace("metrics", "ledger")))
         assert [m["accuracy"] for m in metrics] == [event["accuracy"] for event in evaluated]
+        assert [m.get("final") for m in metrics] == [event.get("final") for event in evaluated]
         assert [len(m["gains"]) for m in metrics] == [10, 10, 4, 0]
         assert [set(m["seconds"]) for m in metrics] == [{"fit", "evaluate", "query"}] * 3 + [{"fit", "evaluate"}]
         assert {m["seeds"] for m in metrics} == {SEEDS if experiment.together else 1}
@@ -244,6 +248,52 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_with_nothing_new_to_compil
     assert [seconds.sub("", line) for line in stop.lines + rest.lines] == [seconds.sub("", l) for l in watch.lines]
     assert files(tmp_path) == files(workdir)
     assert misses == []  # all programs came from the folder where the first run left them
+
+
+@pytest.mark.parametrize("missing", [(), ("test_inputs", "test_labels")])
+def test_final_figures_are_by_another_program_only_where_the_measure_is_another(tiny, digits, tmp_path, missing, spied):
+    np.savez(tmp_path / "data.npz", **{name: part for name, part in np.load(digits).items() if name not in missing})
+    experiment = replace(tiny, seeds=1, data=config.Data(str(tmp_path / "data.npz")))
+    experiment = replace(experiment, comparisons=(replace(DROPOUT, strategies=(BALD,)),))
+    points = VALIDATION if missing else 100
+    for evaluation, along, compiled in (
+        (config.Evaluation(), [(points, 4)] * 4, []),
+        (config.Evaluation(members=9, points=200), [(points, 4)] * 4, []),
+        (config.Evaluation(members=3), [(points, 3)] * 4, [(points, 4)]),
+    ):
+        watch, workdir = Watch(), tmp_path / f"{evaluation.members}"
+        spied.clear()
+        run(replace(experiment, evaluation=evaluation), workdir, watch)
+        assert spied == [*compiled, *along, *compiled]  # the first time to compile it
+        assert not any(count for stage, count in watch.compiled if "round 0" not in stage)
+        *before, last = of("evaluated", events(workdir, "mc_dropout/bald", 0))
+        assert [(event["points"], event["members"]) for event in [*before, last]] == along
+        assert (last["final"]["points"], last["final"]["members"]) == (points, 4)
+        figures = ("accuracy", "nll", "brier", "ece")
+        same = [last[name] for name in figures] == [last["final"][name] for name in figures]
+        assert same == (not compiled)
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """On how many points and by how many members a run evaluates, call by call."""
+    calls, make = [], runner.programs_of
+
+    def spying(*arguments):
+        made = make(*arguments)
+
+        def evaluate(committee, inputs, labels, count):
+            calls.append((len(labels), count))
+            return made.evaluate(committee, inputs, labels, count)
+
+        def compile_final(committee, inputs, labels):
+            calls.append((len(labels), made.all_members))
+            made.compile_final(committee, inputs, labels)
+
+        return made._replace(evaluate=evaluate, compile_final=compile_final)
+
+    monkeypatch.setattr(runner, "programs_of", spying)
+    return calls
 
 
 @pytest.mark.slow
@@ -421,7 +471,9 @@ def test_from_any_event_on_it_goes_on_to_the_same_bytes(cheap, tiny, tmp_path, t
         assert metrics(workdir) == measured, number  # no round is lost, none is there twice
 
 
-def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(cheap, tiny, labels, tmp_path, monkeypatch):
+def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(
+    cheap, spied, tiny, labels, tmp_path, monkeypatch
+):
     experiment = replace(
         tiny, seeds=3, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),),
         labels=config.Labels(budget=BUDGET, initial=INITIAL, validation=0.2, abstain_cost=0),
@@ -432,6 +484,7 @@ def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(cheap, t
     def oracle(indices):
         return Asked(labels, lambda indices: some(indices) | np.isin(indices, start))(indices)
 
+    spied.clear()
     run(experiment, tmp_path / "whole", Watch(), oracle=oracle)
     whole, measured, total = (
         files(tmp_path / "whole"),
@@ -440,6 +493,11 @@ def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(cheap, t
     )
     ends = [events(tmp_path / "whole", "mc_dropout/random", s)[-1]["round"] for s in range(3)]
     assert len(set(ends)) > 1
+    assert spied.count((100, 4)) == 1 + len(set(ends))  # to compile it, and where a seed ends
+    for s in range(3):  # its own last round is final, and no other
+        *before, last = of("evaluated", events(tmp_path / "whole", "mc_dropout/random", s))
+        assert not any("final" in event for event in before)
+        assert last["final"]["nll"] == pytest.approx(last["nll"] + 1e-3)  # by one member more
     for number in range(0, total, 3):
         workdir = tmp_path / str(number)
         for stop in (number, 7):  # and once more, soon after
@@ -626,7 +684,7 @@ def test_an_exhausted_pool_ends_the_run_and_says_so(cheap, tiny, tmp_path):
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert ledger[-1] == {"event": "finished", "round": 3, "reason": "exhausted"}
     assert [len(event["indices"]) for event in of("queried", ledger)] == [60, 60, 20]
-    assert of("evaluated", ledger)[-1]["points"] == 100
+    assert of("evaluated", ledger)[-1]["final"]["points"] == 100
     run(experiment, tmp_path, Watch())
     assert events(tmp_path, "mc_dropout/random", 0) == ledger
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from bdal.calibration import accuracy
 from bdal.errors import ConfigError
 from bdal.experiment import config, durable
 from bdal.experiment.data import load
@@ -18,14 +17,23 @@ def test_the_last_committee_comes_back(tmp_path, posterior):
         name="kept", seeds=2, parameters="last", data=config.Data(pool=60, test=80),
         model=config.Model(hidden=(16,), dropout=0.2), training=config.Training(steps=40, min_steps=5, eval_every=10),
         labels=config.Labels(budget=30, initial=14), query=config.Query(size=10),
+        evaluation=config.Evaluation(members=2, points=50),
         comparisons=(config.Comparison(posterior, 3, (config.Strategy("random"),)),),
     )  # fmt: skip
     run(experiment, tmp_path, Watch())
-    inputs, labels = load(experiment).test
+    data = load(experiment)
     for seed in range(2):
         committee = load_committee(tmp_path, posterior, "random", seed)
         last = durable.read(tmp_path / posterior / "random" / f"seed_{seed}" / "ledger.jsonl")[-2]
-        probs = np.exp(committee.log_probs(inputs)).mean(1)
-        assert float(accuracy(probs, labels)) == pytest.approx(last["accuracy"])
+        assert (len(data.quick_test[1]), len(data.test[1])) == (50, 80)
+        for event, members, (inputs, labels) in ((last, 2, data.quick_test), (last["final"], 3, data.test)):
+            probs = np.exp(np.asarray(committee.log_probs(inputs), float)[:, :members]).mean(1)
+            right = probs[np.arange(len(labels)), labels]
+            assert (
+                (event["members"], event["points"]) == (members, len(labels)) == (members, 50 if members == 2 else 80)
+            )
+            assert np.mean(probs.argmax(-1) == labels) == pytest.approx(event["accuracy"])
+            assert -np.log(right).mean() == pytest.approx(event["nll"], rel=1e-4)
+            assert ((probs**2).sum(-1) - 2 * right + 1).mean() == pytest.approx(event["brier"], rel=1e-4)
     with pytest.raises(ConfigError, match=r"expected one of its runs, found .*/random with seed 2"):
         load_committee(tmp_path, posterior, "random", 2)

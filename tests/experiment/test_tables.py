@@ -17,6 +17,8 @@ from bdal.experiment.tables import (
     caption,
     cells,
     comma_separated,
+    curve_measure,
+    final_cells,
     markdown,
     measured_on,
     rich_table,
@@ -322,3 +324,104 @@ def test_areas_are_of_the_runs_that_are_compared():
     assert "area: mean accuracy over 20 to 40 labels, which all finished runs have" in caption(summary)
     assert "The comparison ends at 40 of 160 labels" in summary.conclusions[0]
     assert "Left out, not finished: 1 run of bald." in summary.conclusions[0]
+
+
+def measured(rows, members=20, points=2000):
+    return [row._replace(members=members, points=points) for row in rows]
+
+
+def with_finals(rows, members=50, points=10_000, labels=100):
+    """Rows, and for each run final figures by another measure: a tenth better."""
+    ends = [row for row in rows if row.labels == labels]
+    finals = [
+        row._replace(members=members, points=points, **{name: 1.1 * getattr(row, name) for name in row._fields[5:9]})
+        for row in ends
+    ]
+    return About(finals=tuple(finals))
+
+
+def test_final_figures_have_columns_of_their_own_where_the_measure_is_another():
+    rows = measured(make_rows())
+    known = with_finals(rows)
+    summary, alone = summarise(rows, known), summarise(rows)
+    assert summary.curves == "by 20 of 50 members on 2,000 of 10,000 test points"
+    for entry, other in zip(summary.entries, alone.entries, strict=True):
+        assert entry[:9] == other[:9]  # nothing along the curve knows of them
+        assert (other.final_accuracy, other.final_brier) == (None, None)
+        for name in ("accuracy", "nll", "brier", "ece"):
+            ends = 1.1 * np.array(values(rows, entry.posterior, entry.strategy, 100, name))
+            assert getattr(entry, f"final_{name}") == pytest.approx(scipy_interval(ends))
+    assert summary.conclusions == alone.conclusions
+    heads, lines = cells(summary)
+    assert heads[3:] == ["area", "vs random", "final acc.", "final NLL", "final ECE"]
+    first = summary.entries[0]
+    assert lines[0][5].startswith(f"{100 * first.final_accuracy.mean:.1f} ±")
+    assert caption(summary).endswith(
+        "final: at the end of each run, by all members on all test points, NLL in nats; all else by 20 of 50 members "
+        "on 2,000 of 10,000 test points."
+    )
+    table = next(csv.DictReader(io.StringIO(comma_separated(summary))))
+    assert float(table["final_brier_mean"]) == first.final_brier.mean
+    assert float(table["accuracy_at_100_mean"]) == first.accuracy.mean
+    text = io.StringIO()
+    Console(file=text, width=80).print(rich_table(summary, 80))
+    assert "final acc." in text.getvalue()
+    assert "…" not in text.getvalue()
+
+
+def test_where_the_measures_are_one_the_table_is_as_if_there_were_no_final_figures():
+    rows = measured(make_rows())
+    known = About(finals=tuple(row for row in rows if row.labels == 100))
+    summary = summarise(rows, known)
+    assert summary.curves == curve_measure(rows, known) == ""
+    assert markdown(summary) == markdown(summarise(rows))
+    assert all(entry.final_accuracy == entry.accuracy for entry in summary.entries)
+
+
+def test_what_is_said_of_measures():
+    rows = measured(make_rows())
+    ensemble = [row._replace(members=5) if row.posterior == "deep_ensemble" else row for row in rows]
+    finals = with_finals(ensemble).finals
+    known = About(finals=tuple(f._replace(members=5) if f.posterior == "deep_ensemble" else f for f in finals))
+    assert curve_measure(ensemble, known) == "by 20 of 50 members under MC dropout on 2,000 of 10,000 test points"
+    assert curve_measure(rows, with_finals(rows, members=20)) == "on 2,000 of 10,000 test points"
+    assert curve_measure(rows, with_finals(rows, points=2000)) == "by 20 of 50 members"
+    validation = with_finals(rows, points=2000)._replace(on="validation", points=(30, 30), asked=30)
+    assert "by all members on all validation labels, NLL in nats; all else by 20 of 50 members." in caption(
+        summarise(rows, validation)
+    )
+    # runs that have not finished have no final figures, those that a rule ended have them at other labels
+    some = with_finals(rows)
+    some = some._replace(finals=tuple(row for row in some.finals if row.seed or row.strategy != "bald"))
+    entries = summarise(rows, some).entries
+    assert {entry.strategy for entry in entries if entry.final_nll is None} == {"bald"}
+    assert caption(summarise(rows, some)).endswith(" test points. – final: not every seed has finished.")
+    early = some._replace(finals=tuple(row._replace(labels=60 + 20 * row.seed) for row in some.finals))
+    assert "final: at the end of each run, at 60 to 120 labels, by all" in caption(summarise(rows, early))
+
+
+def test_curves_of_two_measures_are_said_to_be_so():
+    rows = measured(make_rows())
+    old = [row._replace(points=10_000) if row.labels == 100 else row for row in rows]
+    known = About(finals=tuple(row for row in old if row.labels == 100))
+    said = (
+        "Curves mix measures, by 20 members on 2,000 test points and by 20 members on 10,000 test points: an earlier "
+        "version measured the last round so, or evaluation was changed on the way."
+    )
+    assert said in caption(summarise(old, known))
+    assert summarise(old, known).curves == ""
+    assert cells(summarise(old, known)) == cells(summarise(rows))
+    assert "mix" not in caption(summarise(rows, with_finals(rows)))
+    told = [row._replace(points=row.points + row.labels) for row in rows]  # labels for validation that are corrected
+    assert "mix" not in caption(summarise(told, About(on="validation", points=(3, 4), asked=4)))
+
+
+def test_final_figures_are_a_table_of_their_own():
+    rows = measured(make_rows())
+    heads, lines = final_cells(with_finals(rows))
+    assert heads == ["posterior", "strategy", "runs", "labels", "members on", "accuracy", "NLL", "Brier score", "ECE"]
+    assert [line[1] for line in lines] == ["bald", "margin", "random"] * 2
+    mean, half = scipy_interval(1.1 * np.array(values(rows, "mc_dropout", "bald", 100, "brier")))
+    assert lines[0][:5] == ["MC dropout", "bald", "4", "100", "50 on 10000"]
+    assert lines[0][7] == f"{mean:.3f} ± {half:.3f}"
+    assert final_cells(About()) == (heads, [])

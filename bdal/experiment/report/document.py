@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from bdal.experiment.figures import DARK
 
+SHORT = 12  # lines of a table that is not folded
+
 
 class Paragraph(NamedTuple):
     """One paragraph; a `note` is set apart."""

@@ -84,7 +84,7 @@ class Group(NamedTuple):
     def about(self) -> About:
         """What is known of the runs beyond their rows."""
         planned = [(*key, seed) for key, seeds in self.planned.items() for seed in seeds]
-        return about(self.runs, planned, self.training_labels)
+        return about(self.runs, planned, self.training_labels, self.section("labels")["abstain_cost"])
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -16,15 +16,14 @@ import numpy as np
 from bdal.experiment import conclusions, config, figures, tables
 from bdal.experiment.analysis import Analysis, analyse_all
 from bdal.experiment.directory import Row
-from bdal.experiment.report import queried
-from bdal.experiment.report.document import Block, Bullets, Folded, Paragraph, Picture, Section, Table
+from bdal.experiment.report import compared, queried
+from bdal.experiment.report.document import SHORT, Block, Bullets, Folded, Paragraph, Picture, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source, merge
 from bdal.experiment.report.queried import Draw, Pool
 from bdal.experiment.words import both, by_posterior, capital, number, several, span, title
 
 KINDS = ("png", "pdf", "svg")
 PANELS = 3  # posteriors side by side in a figure of learning curves
-SHORT = 12  # lines of a table that is not folded
 REASONS = {
     "budget": "budget spent",
     "exhausted": "pool exhausted",
@@ -50,7 +49,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
     sections = [
         _progress(group),
         _curves(group, draw),
-        *_comparison(group, analyses),
+        *compared.sections(group, analyses),
         *queried.sections(group, pool, draw),
         _seconds(group, draw),
         _warnings(group),
@@ -185,13 +184,8 @@ def _waits(group: Group) -> str:
 
 def _outcome(group: Group, analyses: Mapping[str, Analysis]) -> list[str]:
     """The best strategy of each posterior, and whether that can be concluded."""
-    texts = [conclusions.lead(found, so_far=_so_far(group, posterior)) for posterior, found in analyses.items()]
+    texts = [conclusions.lead(found, so_far=compared.so_far(group, posterior)) for posterior, found in analyses.items()]
     return list(filter(None, texts))
-
-
-def _so_far(group: Group, posterior: str) -> bool:
-    """Whether no run of a posterior has finished, so that what is compared are runs that go on."""
-    return not any(run.reason for run in group.runs if run.posterior == posterior)
 
 
 # -- how far ---------------------------------------------------------------------------------------------------------
@@ -259,6 +253,7 @@ def _curves(group: Group, draw: Draw) -> Section:
         return Section("Learning curves", [Paragraph("No round has been evaluated yet.")])
     known = group.about
     data = f"{on}, as there is no test set," if (on := tables.measured_on(known)) else "the test set"
+    data += f" ({part})" if (part := tables.curve_measure(group.rows, known)) else ""
     posteriors = [posterior for posterior in group.posteriors if any(row.posterior == posterior for row in group.rows)]
     blocks: list[Block] = []
     for start in range(0, len(posteriors), PANELS):
@@ -288,84 +283,6 @@ def _ends(rows: Sequence[Row], on: str) -> str:
             labels, accuracy = line[-1]
             ends.append(f"{title(posterior)} {strategy} {100 * accuracy.mean:.1f} % at {labels}")
     return f"{capital(on)} accuracy at the end of each line, in {tables.axis(rows)}: {'; '.join(ends)}."
-
-
-# -- how sure --------------------------------------------------------------------------------------------------------
-
-
-def _comparison(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
-    if not group.rows:
-        return []
-    summary = tables.summarise(group.rows, group.about)
-    heads, lines = tables.cells(summary)
-    heads = ["posterior", *heads]
-    lines = [[title(entry.posterior), *line] for entry, line in zip(summary.entries, lines, strict=True)]
-    first: list[Block] = [Table(f"What each strategy reached. {tables.caption(summary)}", heads, lines, left=2)]
-    notes: list[str] = []
-    below = []
-    for posterior in group.posteriors:
-        analysis = analyses.get(posterior)
-        if analysis is None:
-            text = (
-                f"{capital(title(posterior))}: there is nothing to compare, as not every strategy has been evaluated."
-            )
-            below.append(Section(capital(title(posterior)), [Paragraph(text)], level=3))
-            continue
-        blocks: list[Block] = []
-        if _so_far(group, posterior):
-            blocks.append(
-                Paragraph(
-                    f"No run has finished. This compares what all have so far, up to {analysis.high} labels; to look "
-                    "again and again and stop when it looks well makes false alarms likely.",
-                    note=True,
-                )
-            )
-        blocks += _tables(analysis)
-        below.append(Section(capital(title(posterior)), blocks, level=3))
-        notes = [*notes, *(note for note in conclusions.notes(analysis) if note not in notes)]
-    return [
-        Section("Comparison of strategies", first),
-        *below,
-        Section("How to read these tables", [Bullets(notes)] if notes else [], level=3),
-    ]
-
-
-def _tables(analysis: Analysis) -> list[Block]:
-    """Those that have something to say; long ones are folded."""
-
-    def exploratory(tests: int) -> str:
-        return (
-            f" Exploratory, and corrected for the {several(tests, 'comparison')} of this table only." if tests else ""
-        )
-
-    name, counts, holm = conclusions.NAMES[analysis.metric], analysis.penalties.labels, conclusions.holm_text(analysis)
-    there, unit = conclusions.filled(analysis), " points" if analysis.metric in conclusions.SCALES else ""
-    area = f"Area under {name} {conclusions.labels_compared(analysis)}."
-    needed = (
-        f"Paired seeds that it takes to see a gap in {name} of so many{unit}, and the standard deviation (sd) of the "
-        f"differences and the gap that is visible to the seeds at hand, in{unit or ' its unit'}."
-    )
-    primary = f"Differences from {analysis.reference}, seed by seed{f', with {holm}' if holm else ''}."
-    tests = sum(found.pairs > 0 for found in analysis.thresholds)
-    labels = f"Labels to a threshold (seeds that came there).{exploratory(tests)}"
-    matrix = f"Pairwise penalty matrix over {counts} label counts: how often the line's strategy beats the column's."
-    other = f" other than {analysis.reference}" if analysis.reference else ""
-    pairs = f"Pairs of strategies{other}.{exploratory(len(analysis.pairs))}"
-    kinds = [
-        (True, conclusions.standings_table, 1, area),
-        (there["against"], conclusions.comparison_table, 1, primary),
-        (there["thresholds"], conclusions.labels_table, 2, labels),
-        (there["needed"], conclusions.seeds_table, 1, needed),
-        (there["penalties"], conclusions.penalty_table, 1, matrix),
-        (there["pairs"], conclusions.pairs_table, 2, pairs),
-    ]
-    blocks: list[Block] = []
-    for said, make, left, caption in kinds:
-        if said:
-            heads, lines = make(analysis)
-            shade = make is conclusions.penalty_table
-            blocks.append(Table(caption, heads, lines, left=left, shade=shade, folded=len(lines) > SHORT))
-    return blocks
 
 
 # -- how dear --------------------------------------------------------------------------------------------------------

@@ -713,6 +713,44 @@ def test_one_number_for_one_thing(tmp_path, blank):
     ]  # fmt: skip
 
 
+def test_final_figures_stand_beside_the_curves(tmp_path, blank):
+    workdir = make_run(tmp_path / "run", strategies_on(6, "random", "margin"))
+    _, before = read(report([workdir], load_data=False))
+    final = {line[1]: line for line in table(before, "Final figures")[2:]}
+    reached = {line[1]: line for line in table(before, "What each strategy reached")[2:]}
+    for name in ("random", "margin"):  # one measure: the same numbers, once with the Brier score
+        assert final[name][2:5] == ["6", "20", "20 on 1797"]
+        assert [final[name][5], final[name][6], final[name][8]] == [reached[name][3], *reached[name][-2:]]
+    ledger = workdir / "mc_dropout" / "margin" / "seed_3" / "ledger.jsonl"
+    told = durable.read(ledger)
+    ledger.unlink()
+    for event in told:
+        if "final" in event:
+            event["final"] |= {"members": 50, "points": 9000, "accuracy": 0.123}
+        durable.append(ledger, event)
+    _, text = read(report([workdir], load_data=False))
+    assert "by 20 of 50 members on 1,797 of 9,000 test points" in text
+    assert table(text, "Final figures")[2][2:5] == ["6", "20", "20 to 50 on 1797 to 9000"]
+    same = [line[:6] for line in table(before, "What each strategy reached")[2:]]
+    told = [[cell.removesuffix(" †") for cell in line[:6]] for line in table(text, "What each strategy reached")[2:]]
+    assert told == same
+    for caption in ("Area under accuracy", "Differences from random", "Labels to a threshold", "Pairwise penalty"):
+        assert table(text, caption) == table(before, caption)
+    assert lead(text) == lead(before)
+    cut(ledger, 2)
+    _, text = read(report([workdir], load_data=False))
+    assert table(text, "Final figures")[2][2] == "5"
+
+
+def test_a_run_of_an_earlier_version_says_that_its_last_point_is_of_another_measure(tmp_path, blank):
+    _, text = read(report([RESULTS / "mnist"], tmp_path / "out", load_data=False))
+    said = "Curves mix measures, by 20 members on 2,000 test points and by 20 members on 10,000 test points: "
+    assert text.count(said) == 1
+    assert table(text, "Final figures")[2][3:6] == ["200", "20 on 10000", "94.3 ± 3.3"]
+    _, text = read(report([RESULTS / "repeated_optdigits"], tmp_path / "other", load_data=False))
+    assert "Curves mix" not in text
+
+
 def test_what_validation_labels_measure_and_what_abstentions_cost(tmp_path, blank, monkeypatch):
     drawn = []
     real = figures.learning_curves

@@ -1,0 +1,201 @@
+"""A seed that collapses is named, one of equal seeds hardly ever, and no number changes for it."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bdal.experiment import directory, durable
+from bdal.experiment.analysis import About, analyse_all
+from bdal.experiment.directory import Row
+from bdal.experiment.outliers import Outlier, far_below, outliers, sentences
+from bdal.experiment.report import report
+from bdal.experiment.statistics import student_t
+from bdal.experiment.tables import markdown, rich_table, summarise
+from tests.experiment.report.test_page import blank, read, strategies_on  # noqa: F401 (a fixture)
+from tests.synthetic import make_run
+
+LABELS = (20, 40, 60, 80, 100)
+
+
+def by_the_definition(values):
+    """`value < median − max(6 · 1.4826 · max(MAD, MAD of all), 0.03)`, in NumPy and one seed after the other."""
+    known = {name: list(seeds.values()) for name, seeds in values.items() if len(seeds) >= 4}
+    everything = np.median([abs(x - np.median(row)) for row in known.values() for x in row])
+    found = []
+    for name, row in known.items():
+        spread = max(np.median(np.abs(np.array(row) - np.median(row))), everything)
+        limit = np.median(row) - max(6 * 1.4826 * spread, 0.03)
+        found += [(name, seed) for seed, value in values[name].items() if value < limit]
+    return found
+
+
+def simulated(rng, strategies, seeds, sd=0.01):
+    return {
+        f"s{i}": dict(enumerate(0.8 + 0.02 * i + sd * rng.standard_normal(seeds + i % 2))) for i in range(strategies)
+    }
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5, 10, 20])
+def test_the_rule_is_its_definition(seeds):
+    rng, named = np.random.default_rng(seeds), 0
+    for trial in range(200):
+        values = simulated(rng, 1 + trial % 5, seeds, sd=rng.choice([0.0, 0.001, 0.01, 0.1]))
+        if trial % 2:
+            values[f"s{len(values) - 1}"][1] -= rng.uniform(0, 0.5)
+        if any(len(row) >= 4 for row in values.values()):
+            assert far_below(values) == by_the_definition(values)
+            named += bool(far_below(values))
+    assert named > (20 if seeds > 3 else 0)
+
+
+def test_a_collapse_is_named_whatever_the_others_do():
+    rng = np.random.default_rng(0)
+    for seeds in (4, 5, 10):
+        values = simulated(rng, 3, seeds)
+        values["s1"][2] -= 0.3
+        assert far_below(values) == [("s1", 2)]
+    values["s1"][0] -= 0.3  # two of them: the median is still one of the others
+    values["s2"][5] -= 0.3
+    assert far_below(values) == [("s1", 0), ("s1", 2), ("s2", 5)]
+
+
+def test_what_is_no_collapse():
+    rng = np.random.default_rng(1)
+    values = simulated(rng, 3, 6)
+    values["s0"][3] += 0.3  # better than the others
+    assert far_below(values) == []
+    three = {"a": {0: 0.9, 1: 0.9, 2: 0.2}}
+    assert far_below(three) == []
+    assert far_below({}) == []
+    near = {"a": {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.9, 4: 0.871}}  # nothing varies, and 3 points are the floor
+    assert far_below(near) == []
+    near["a"][4] = 0.869
+    assert far_below(near) == [("a", 4)]
+    wide = dict(enumerate(np.linspace(0.6, 0.8, 9)))  # the spread of others counts too
+    narrow = {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.9, 4: 0.86}
+    assert far_below({"a": narrow}) == [("a", 4)]
+    assert far_below({"a": narrow, "b": wide}) == []
+
+
+def test_false_alarms_are_as_rare_as_the_page_says():
+    rng = np.random.default_rng(2)
+    for strategies, seeds, most in ((4, 5, 0.03), (4, 10, 0.005), (7, 6, 0.02)):
+        reports = [
+            far_below(
+                {f"s{i}": dict(enumerate(row)) for i, row in enumerate(rng.normal(0.8, 0.02, (strategies, seeds)))}
+            )
+            for _ in range(2000)
+        ]
+        assert np.mean([bool(found) for found in reports]) <= most
+
+
+# -- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def rows_of(seeds=6, lost=None, strategies=("random", "margin", "bald"), loss=0.3):
+    """Curves of equal strategies; `lost[strategy, seed]` is the first label count at which 30 points are gone."""
+    rng, lost = np.random.default_rng(3), lost or {}
+    return [
+        Row("mc_dropout", name, seed, n, 25, 0.6 + n / 400 + 0.01 * rng.standard_normal() - gone, 0.5, 0.2, 0.1)
+        for name in strategies
+        for seed in range(seeds)
+        for n in LABELS
+        for gone in [loss * (n >= lost.get((name, seed), 1000))]
+    ]
+
+
+def known_of(rows):
+    runs = frozenset(row[:3] for row in rows)
+    return About(end=100, finished=runs, planned=runs, finals=tuple(row for row in rows if row.labels == 100))
+
+
+def found_in(rows, known=None):
+    known = known or known_of(rows)
+    return outliers(analyse_all(rows, known, resamples=0).values(), known.finals)
+
+
+def test_by_its_curve_and_by_its_end():
+    assert found_in(rows_of()) == []
+    both, middle = (found_in(rows_of(lost={("bald", 2): labels})) for labels in (20, 60))
+    end = found_in(rows_of(lost={("bald", 2): 100}, loss=0.15))  # 2 points of the area
+    assert [one[:4] for one in both] == [("mc_dropout", "bald", 2, what) for what in ("area", "final accuracy")]
+    assert [one.what for one in middle] == ["area", "final accuracy"]
+    assert [one.what for one in end] == ["final accuracy"]
+    rows = rows_of(lost={("bald", 2): 20})
+    finals = {row.seed: row.accuracy for row in rows if (row.strategy, row.labels) == ("bald", 100)}
+    assert (both[1].value, both[1].median, both[1].seeds) == (finals[2], np.median(list(finals.values())), 6)
+
+
+def test_a_run_that_a_rule_stopped_is_not_below_the_ends_of_longer_ones():
+    rows = [row for row in rows_of() if (row.strategy, row.seed) != ("bald", 2) or row.labels <= 20]
+    ends = {row[:3]: row for row in rows}  # the last of each run
+    known = known_of(rows)._replace(finals=tuple(ends.values()))
+    assert min(row.accuracy for row in known.finals) < 0.7 < 0.8
+    assert found_in(rows, known) == []
+
+
+def test_sentences_name_each_seed_once():
+    found = [
+        Outlier("mc_dropout", "bald", 2, "area", 0.5, 0.8, 6),
+        Outlier("mc_dropout", "bald", 2, "final accuracy", 0.4, 0.9, 6),
+        Outlier("mc_dropout", "bald", 4, "area", 0.3, 0.8, 6),
+        Outlier("deep_ensemble", "random", 0, "area", 0.1, 0.8, 6),
+    ]
+    bald, random, meaning = sentences(found)
+    assert bald == (
+        "† bald under MC dropout: seed 2 lies far below the others in area (50.0 %; median of 6 seeds 80.0 %) and "
+        "final accuracy (40.0 %; median of 6 seeds 90.0 %) and seed 4 lies far below the others in area (30.0 %; "
+        "median of 6 seeds 80.0 %)."
+    )
+    assert random.startswith("† random under deep ensemble: seed 0 lies")
+    assert "truth less often than 95 times in 100 (docs/statistics.md)" in meaning
+    assert sentences([]) == []
+
+
+def test_the_table_names_it_and_leaves_nothing_out():
+    rows = rows_of(lost={("bald", 2): 60})
+    summary = summarise(rows, known_of(rows))
+    assert [entry.strategy for entry in summary.entries if entry.outlier] == ["bald"]
+    bald = next(entry for entry in summary.entries if entry.outlier)
+    ends = [row.accuracy for row in rows if (row.strategy, row.labels) == ("bald", 100)]
+    assert bald.accuracy == bald.final_accuracy == pytest.approx(student_t(ends))
+    text = markdown(summary)
+    assert "| bald †" in text
+    below = text.split("\n\n")
+    assert below[2].startswith("† bald under MC dropout: seed 2 lies far below the others in area (")
+    out = io.StringIO()
+    Console(file=out, width=120).print(rich_table(summary, 120))
+    assert "bald †" in out.getvalue()
+    assert "seed 2 lies far below the others in area" in " ".join(out.getvalue().split())
+    same = rows_of()
+    assert "†" not in markdown(summarise(same, known_of(same)))
+
+
+@pytest.mark.usefixtures("blank")
+def test_the_report_names_it_beside_the_intervals_that_it_spoils(tmp_path):
+    experiment = replace(strategies_on(6, "random", "margin"), name="collapse")
+    workdir = make_run(tmp_path / "run", experiment)
+    html, text = read(report([workdir], load_data=False))
+    assert "†" not in html + text
+    ledger = workdir / "mc_dropout" / "margin" / "seed_4" / "ledger.jsonl"
+    told = durable.read(ledger)
+    ledger.unlink()
+    for event in told:
+        if event["event"] == "evaluated" and event["round"]:
+            event["accuracy"] -= 0.4
+        if "final" in event:
+            event["final"]["accuracy"] -= 0.4
+        durable.append(ledger, event)
+    html, text = read(report([workdir], load_data=False))
+    named = "† margin under MC dropout: seed 4 lies far below the others in area ("
+    for page in (html, text):
+        assert page.count(named) == 2  # below the first table, and above those of its posterior
+    first, second = (text.index(named, start) for start in (0, text.index(named) + 1))
+    assert text.index("What each strategy reached") < first < text.index("Final figures") < second
+    assert second < text.index("Area under accuracy from")
+    assert text.count("| margin †") == 2  # in both tables
+    summary = summarise(directory.results(workdir))
+    assert next(entry for entry in summary.entries if entry.strategy == "margin").seeds == 6
