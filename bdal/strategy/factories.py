@@ -432,7 +432,11 @@ def k_means_plus_plus(kernel: Kernel = "features", sketch_dim: int = 512) -> Que
 def typiclust(
     kernel: Kernel = "features", sketch_dim: int = 512, rule: Literal["code", "paper"] = "code", max_clusters: int = 500
 ) -> QueryStrategy:
-    """The most typical point of each of the largest clusters without a label, by the authors' code or their text."""
+    """The most typical unit row of each of the largest clusters without a label, by the authors' code or their text.
+
+    Differs from the paper: the authors' code, but with our k-means, random ties, and small clusters last instead of
+    left out.
+    """
     return _by_features(
         selection.typiclust, kernel, sketch_dim, unit=True, key_first=True, rule=rule, max_clusters=max_clusters
     )
@@ -446,8 +450,8 @@ def prob_cover(kernel: Kernel = "features", sketch_dim: int = 512, radius: float
     those of k-means, as many as there are classes. A radius that is given is taken as it is, for the features as they
     are.
 
-    Differs from the paper: the network's features, and a radius for them in each round; the paper's are self-supervised,
-    and stay.
+    Differs from the paper: the network's features, and a radius for them in each round; the paper's are
+    self-supervised, and stay.
     """
     if radius is not None:
         return _by_features(selection.prob_cover, kernel, sketch_dim, radius=radius)
