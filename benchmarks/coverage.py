@@ -22,14 +22,14 @@ from bdal.experiment import config, run
 from bdal.experiment.directory import results
 from bdal.experiment.statistics import area, compare, judge, student_t
 
-HEADLINE, PLAIN = "weighted_coverage", ("random", "bald", "margin")
+HEADLINE, PLAIN = "weighted_coverage", ("random", "entropy", "margin")
 LOW = 40  # labels after the start
 STRATEGIES = [
     "random", "margin", "entropy", "bald", "expected_model_change", "power_bald", {"name": "power_bald", "beta": 1},
     "bald_diverse", "typiclust", "prob_cover", "max_herding", "uncertainty_herding", "weighted_coverage",
-    *({"name": "weighted_coverage", "score": score} for score in ("entropy", "margin", "expected_model_change")),
+    *({"name": "weighted_coverage", "score": score} for score in ("bald", "margin", "expected_model_change")),
 ]  # fmt: skip
-FEW = ["random", "margin", "bald", "max_herding", "uncertainty_herding", "weighted_coverage"]
+FEW = ["random", "margin", "entropy", "bald", "uncertainty_herding", "weighted_coverage"]
 MLP = {
     "model": {"name": "mlp", "hidden": [128, 64], "dropout": 0.25},
     "training": {"steps": 400, "batch_size": 32, "learning_rate": 2e-3, "eval_every": 25, "patience": 6},

@@ -215,7 +215,7 @@ DIRECT = {  # (the keys of prepare and select, log_probs, available) -> Query: t
         keys[1], jnp.exp(mean(POOL)), COMMITTEE.embedding(POOL), available=available, query_size=Q
     ),
     "uncertainty_herding": by_both_and_labelled(selection.uncertainty_herding, lambda l: 1 + acquisition.margin(l)),
-    "weighted_coverage": by_both_and_labelled(selection.weighted_coverage, acquisition.bald),
+    "weighted_coverage": by_both_and_labelled(selection.weighted_coverage, acquisition.predictive_entropy),
     "suggestive_annotation": by_both(
         selection.suggestive_annotation, acquisition.predictive_variance, candidates=2 * Q
     ),

@@ -215,7 +215,7 @@ def weighted_coverage(
     already. So a batch neither repeats itself nor what is labelled, and a sure region costs no label.
 
     Args:
-      scores: `[R]`, not negative: BALD, entropy, expected model change, `1 + margin` ...; those of labelled rows do not
+      scores: `[R]`, not negative: entropy, BALD, expected model change, `1 + margin` ...; those of labelled rows do not
         matter.
       features: `[R, D]`.
       bandwidth: s, positive, for the features as they are; None: from the unit rows, as above.

@@ -289,7 +289,7 @@ def uncertainty_herding(
 
 @cache
 def weighted_coverage(
-    score: str = "bald", kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None
+    score: str = "entropy", kernel: Kernel = "features", sketch_dim: int = 512, bandwidth: float | None = None
 ) -> QueryStrategy:
     """Cover the pool, weighed by any score, with a scale from the features.
 
