@@ -75,12 +75,12 @@ def test_a_query_of_seeds_together_is_that_of_each_seed_apart(round_, name):
 
 def test_evaluations_and_predictions_of_seeds_together_are_those_of_each_seed_apart(round_):
     together, apart, loaded, (_, committee, *_) = round_
-    scores = together.evaluate(committee, *loaded.test)
+    scores = together.evaluate(committee, *loaded.test, together.members)
     predictions = together.predict(committee, loaded.test[0])
     for seed in range(SEEDS):
         own = one(committee, seed)
         np.testing.assert_array_equal(predictions[seed : seed + 1], apart.predict(own, loaded.test[0]))
-        for name, values in apart.evaluate(own, *loaded.test).items():
+        for name, values in apart.evaluate(own, *loaded.test, apart.members).items():
             np.testing.assert_allclose(scores[name][seed : seed + 1], values, rtol=1e-6, err_msg=name)
     assert len({float(value) for value in scores["nll"]}) == SEEDS
 
