@@ -123,7 +123,10 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
                 differences.get((posterior, strategy)),
                 at(last, "nll"),
                 at(last, "ece"),
-                *(final(field) for field in ("accuracy", "nll", "brier", "ece")),
+                final("accuracy"),
+                final("nll"),
+                final("brier"),
+                final("ece"),
                 any(one[:2] == (posterior, strategy) for one in outlying),
             )
         )
