@@ -18,7 +18,7 @@ from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import NonFiniteError
 from bdal.information import log_mean_exp
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query, score_and_select
-from bdal.strategy.factories import NOT_NEGATIVE, POINTWISE
+from bdal.strategy.scores import NOT_NEGATIVE, POINTWISE
 from bdal.strategy.table import AUTHORS
 from bdal.testing import check_committee
 from tests.compilations import count_compilations

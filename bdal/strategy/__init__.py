@@ -1,6 +1,5 @@
 """Query strategies: `query` runs one on a pool, `make_strategy` makes one by its name."""
 
-from bdal.strategy.factories import of_log_probs, top
 from bdal.strategy.querying import (
     Health,
     Prefilter,
@@ -14,6 +13,7 @@ from bdal.strategy.querying import (
     score_and_select,
     take_rows,
 )
+from bdal.strategy.scores import of_log_probs, top
 from bdal.strategy.table import STRATEGIES, Method, make_strategy
 
 __all__ = [

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import NamedTuple, get_args
 
 from bdal import acquisition
-from bdal.strategy import factories
+from bdal.strategy import covering, factories, scores
 from bdal.strategy.querying import Prefilter, QueryStrategy, committee_itself
 
 
@@ -98,7 +98,7 @@ STRATEGIES: dict[str, Method] = {
     "random": Method(factories.random, "nothing", "R", "", "no paper: every available point is as likely", "strategy"),
     **{
         _NAMES.get(name, name): Method(
-            partial(factories.pointwise, name), LOG_PROBS, "R·K·C", paper, rule,
+            partial(scores.pointwise, name), LOG_PROBS, "R·K·C", paper, rule,
             _module(acquisition.ACQUISITION_FUNCTIONS[name]),
         )
         for name, (paper, rule) in _POINTWISE.items()
@@ -113,32 +113,32 @@ STRATEGIES: dict[str, Method] = {
         factories.softrank, LOG_PROBS, "R·K·C", "Kirsch et al. 2023", AUTHORS, "selection.stochastic"
     ),
     "expected_model_change": Method(
-        factories.expected_model_change, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
+        scores.expected_model_change, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
         "the last layer's gradient, for speed; labels by the committee's mean, lengths averaged over its members",
         "acquisition.model_change",
     ),
     "fisher_trace": Method(
-        factories.fisher_trace, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
+        scores.fisher_trace, FEATURES, "R·K·(C + D)", "Settles et al. 2008",
         "the square of the paper's gradient length, in the last layer, where it has a closed form",
         "acquisition.model_change",
     ),
     **{
         name: Method(
-            partial(factories.toward_targets, name), "targets", "R·T·K·C²", paper, rule, "acquisition.prediction"
+            partial(scores.toward_targets, name), "targets", "R·T·K·C²", paper, rule, "acquisition.prediction"
         )
         for name, (paper, rule) in _TARGETS.items()
     },
     "contrastive": Method(
-        factories.contrastive, LABELLED, "R·L·(C + D)", "Margatina et al. 2021",
+        scores.contrastive, LABELLED, "R·L·(C + D)", "Margatina et al. 2021",
         "features as they are; the authors' code scales them to length 1 before it looks for neighbours",
         "acquisition.contrastive",
     ),
     "label_dispersion": Method(
-        partial(factories.over_snapshots, "label_dispersion"), SNAPSHOTS, "R·K·C", "Bengar et al. 2021", AUTHORS,
+        partial(scores.over_snapshots, "label_dispersion"), SNAPSHOTS, "R·K·C", "Bengar et al. 2021", AUTHORS,
         "acquisition.dynamics",
     ),
     "forgetting_events": Method(
-        partial(factories.over_snapshots, "forgetting_events"), SNAPSHOTS, "R·K·C", "Toneva et al. 2019",
+        partial(scores.over_snapshots, "forgetting_events"), SNAPSHOTS, "R·K·C", "Toneva et al. 2019",
         "the paper counts changes from right to wrong; a pool has no labels, so any change counts",
         "acquisition.dynamics",
     ),
@@ -159,7 +159,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "badge": Method(factories.badge, FEATURES, "Q·R·(C + D)", "Ash et al. 2020", AUTHORS, "selection.gradient"),
     "uncertainty_herding": Method(
-        factories.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025",
+        covering.uncertainty_herding, LABELLED, "Q·R²·D", "Bae et al. 2025",
         "the temperature has least NLL on the validation labels; the paper's least ECE, with a second network",
         "selection.covers",
     ),
@@ -167,7 +167,7 @@ STRATEGIES: dict[str, Method] = {
         factories.diverse_mini_batch, FEATURES, "R·K·C + steps·Q²·D", "Zhdanov 2019", AUTHORS, "strategy"
     ),
     "weighted_coverage": Method(
-        factories.weighted_coverage, LABELLED, "Q·R²·D", "Bae et al. 2025",
+        covering.weighted_coverage, LABELLED, "Q·R²·D", "Bae et al. 2025",
         "ours: the paper's objective with any score, and a bandwidth that does not shrink: half the usual distance",
         "selection.covers",
     ),
@@ -227,17 +227,17 @@ STRATEGIES: dict[str, Method] = {
         "selection.typical",
     ),
     "prob_cover": Method(
-        factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022",
+        covering.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022",
         "the network's features, and a radius for them in each round; the paper's are self-supervised, and stay",
         "selection.covers",
     ),
     "max_herding": Method(
-        factories.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024",
+        covering.max_herding, LABELLED, "Q·R²·D", "Bae et al. 2024",
         "a bandwidth of half the usual distance; the paper has 1, for self-supervised features",
         "selection.covers",
     ),
     "facility_location": Method(
-        factories.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015",
+        covering.facility_location, LABELLED, "Q·R²·D", "Wei et al. 2015",
         "the whole pool is covered, by the cosine; the paper first filters by uncertainty",
         "selection.covers",
     ),
@@ -289,7 +289,7 @@ def _parameters(factory) -> dict[str, inspect.Parameter]:
 
 @cache
 def _prefilter(score: str, size: int) -> Prefilter:
-    strategy = factories.POINTWISE[score]()
+    strategy = scores.POINTWISE[score]()
     if strategy.prepare is not committee_itself:
         raise ValueError(f"prefilter_by: expected a score that looks at the committee alone, got {score!r}")
     return Prefilter(strategy.score, size)
@@ -299,7 +299,7 @@ def _check_option(name: str, option: str, value, kind) -> None:
     optional = NoneType in get_args(kind)
     if optional and value is None:
         return
-    choices = tuple(factories.POINTWISE) if option == "score" else ()
+    choices = tuple(scores.POINTWISE) if option == "score" else ()
     choices = get_args(kind) if not choices and all(isinstance(a, str) for a in get_args(kind)) else choices
     if choices and value not in choices:
         raise ValueError(f"strategy {name}: expected a {option} among {', '.join(choices)}, got {value!r}")
