@@ -21,7 +21,7 @@ def made_up_programs(experiment, comparison, network, together) -> Programs:
         value = (committee % 89) / 89 + 1e-9 * len(committee) + 1e-3 * count
         return {"accuracy": value / 2, "nll": value, "brier": value, "ece": value}
 
-    def query(strategy, keys, committee, labelled, excluded, pool):
+    def query(strategy, keys, committee, labelled, validation, excluded, pool):
         found = []
         for key, one, closed in zip(keys, labelled, excluded, strict=True):
             order = np.asarray(jax.random.permutation(key, len(pool)))
