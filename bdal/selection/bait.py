@@ -130,12 +130,16 @@ def fisher_roots(probs: jax.Array) -> jax.Array:
 
 def _bait(h, roots, ridge, known_share, share, scale, available, known, key, forward_size: int, query_size: int):
     """The fold: `M = ridge · I + known_share Σ_known VᵀV + share Σ_chosen VᵀV` and `F = scale Σ VᵀV`."""
-    size, width = roots.shape[2], roots.shape[2] * h.shape[1]
-    x, _, own = _triangles(h, roots * jnp.sqrt(known_share), known, ridge)
-    root = jax.scipy.linalg.solve_triangular(own, x.T, trans=1).T  # T with M⁻¹ = T Tᵀ
-    _, upper, own = _triangles(h, roots, available | known, 0.0)
-    seen = product(product(own, upper), root) * jnp.sqrt(scale)  # E = B T with F = Bᵀ B
-    roots, unit = roots * jnp.sqrt(share), jnp.eye(size)
+    rank, size = roots.shape[1:]
+    width = size * h.shape[1]
+    x, _, triangle = _triangles(h, roots * jnp.sqrt(known_share), known, ridge, jnp.eye(width))
+    root = jax.scipy.linalg.solve_triangular(triangle, x.T, trans=1).T  # T with M⁻¹ = T Tᵀ
+    _, upper, triangle = _triangles(h, roots, available | known, 0.0, root)
+    seen = product(triangle, upper) * jnp.sqrt(scale)  # E = B T with F = Bᵀ B
+    roots = roots * jnp.sqrt(share)
+    chunk = min(_chunk(rank, width), h.shape[0])
+    chunks = [jnp.pad(a, ((0, -len(a) % chunk), *[(0, 0)] * (a.ndim - 1))) for a in (roots, h)]
+    chunks = [a.reshape(-1, chunk, *a.shape[1:]) for a in chunks]
 
     def blocks(index):  # [..., r, W]
         a, b = roots[index], h[index]
@@ -147,23 +151,24 @@ def _bait(h, roots, ridge, known_share, share, scale, available, known, key, for
         large = product(seen, basis)
         small = seen - product(large, basis.T)
         triangle = jnp.linalg.qr(large, mode="r")
-        by_feature = [_by_feature(matrix, size) for matrix in (root, product(root, small.T))]
+        to_z, to_s = _by_feature(root, size), _by_feature(product(root, small.T), size)
+        rest = jnp.square(small).sum()
 
         def ratio(row):
             a, b = row
-            z, s = (product(a, product(b, matrix).reshape(size, width)) for matrix in by_feature)  # V T, V M⁻¹ Bᵀ
+            z = product(a, product(b, to_z).reshape(size, width))  # V T
             y = product(z, basis)
-            rows = jnp.concatenate([z - product(y, basis.T), unit], 1)
-            images = _by_orthonormal(rows, jnp.concatenate([s, y], 1))
-            s, y = images[:, :width], images[:, width:]
-            rows = _by_orthonormal(jnp.concatenate([y, unit], 1), unit)
-            fall = product(s, s.T) + 2 * product(product(s, large), y.T)
-            more = jnp.square(product(product(rows, y), triangle.T)).sum()
-            fall = (product(rows, fall) * rows).sum()
-            left = jnp.square(_by_orthonormal(jnp.concatenate([y.T, unit], 1), triangle.T)).sum()
-            return (fall + more) / (left + jnp.maximum(jnp.square(small).sum() - fall, 0.0) + LEAST)
+            inner = _inverse_root(z - product(y, basis.T))
+            y_inner = product(inner, y)
+            left = jnp.square(product(_inverse_root(y_inner.T), triangle.T)).sum()
+            inner = product(_inverse_root(y_inner), inner)  # (I + V M⁻¹ Vᵀ)⁻¹ = innerᵀ inner
+            y = product(inner, y)
+            s = product(product(inner, a), product(b, to_s).reshape(size, width))
+            fall = jnp.square(s).sum() + 2 * (product(s, large) * y).sum()
+            more = jnp.square(product(y, triangle.T)).sum()
+            return (fall + more) / (left + jnp.maximum(rest - fall, 0.0) + LEAST)
 
-        return jax.lax.map(ratio, (roots, h), batch_size=_chunk(size, width))
+        return jax.lax.map(jax.vmap(ratio), chunks).reshape(-1)[: h.shape[0]]
 
     def add(state, block):  # M + VᵀV, a row of V at a time
         def add_row(state, row):
@@ -195,7 +200,7 @@ def _bait(h, roots, ridge, known_share, share, scale, available, known, key, for
 
     def gain(state, block):
         z = product(block, state[0])
-        s = _by_orthonormal(jnp.concatenate([z, unit], 1), product(z, state[1].T))
+        s = product(_inverse_root(z), product(z, state[1].T))
         return add(state, block), jnp.square(s).sum()
 
     gains = jax.lax.scan(gain, start, picked)[1]
@@ -218,8 +223,8 @@ def _prune(z, seen, kept, query_size: int) -> jax.Array:
 
     def drop(state, _):
         rows, kept = state
-        loss = jnp.square(jax.vmap(_by_orthonormal)(rows[..., :num], rows[..., num:])).sum((1, 2))
-        loss = jnp.where(kept, loss, jnp.inf)
+        explained = jax.vmap(partial(_orthonormal, columns=num))(rows)[..., num:]
+        loss = jnp.where(kept, jnp.square(explained).sum((1, 2)), jnp.inf)
         block = len(kept) - 1 - jnp.argmax((loss <= (1 + TIED) * loss.min())[::-1])  # of equal blocks the last
         too_many = kept.sum() > query_size
 
@@ -234,18 +239,18 @@ def _prune(z, seen, kept, query_size: int) -> jax.Array:
     return jax.lax.scan(drop, (rows, kept), length=len(kept) - query_size)[0][1]
 
 
-def _by_orthonormal(rows, images) -> jax.Array:
-    """`L⁻¹ images`, with rows `= L · (orthonormal rows)` and L lower triangular: modified Gram-Schmidt.
+def _inverse_root(z) -> jax.Array:
+    """L⁻¹ `[r, r]` with `I + z zᵀ = L Lᵀ`."""
+    return _orthonormal(jnp.concatenate([z, jnp.eye(len(z))], 1))[:, -len(z) :]
 
-    The sum of its squares is `tr((rows rowsᵀ)⁻¹ images imagesᵀ)`, with the digits of the rows, not of their squares.
-    """
+
+def _orthonormal(rows, columns: int | None = None) -> jax.Array:
+    """Combinations of the rows, orthonormal in their first `columns`: modified Gram-Schmidt, which squares no digits."""
     for i in range(rows.shape[0]):
-        length = jnp.sqrt(jnp.square(rows[i]).sum() + LEAST)
-        rows, images = rows.at[i].divide(length), images.at[i].divide(length)
-        share = product(rows[i + 1 :], rows[i])[:, None]
-        rows = rows.at[i + 1 :].add(-share * rows[i])
-        images = images.at[i + 1 :].add(-share * images[i])
-    return images
+        row = rows[i] / jnp.sqrt(jnp.square(rows[i, :columns]).sum() + LEAST)
+        share = product(rows[i + 1 :, :columns], row[:columns])
+        rows = rows.at[i].set(row).at[i + 1 :].add(-share[:, None] * row)
+    return rows
 
 
 def _largest(seen, number: int) -> jax.Array:
@@ -256,41 +261,37 @@ def _largest(seen, number: int) -> jax.Array:
     return basis
 
 
-def _triangles(h, roots, mask, ridge) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A root of `G = ridge · I + Σ VᵀV` over the rows of `mask`: X, X⁻¹ and S with `Xᵀ G X = Sᵀ S`, all upper triangular.
+def _triangles(h, roots, mask, ridge, frame) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A root of `G = frameᵀ (ridge · I + Σ VᵀV) frame` over the rows of `mask`: X, X⁻¹ and S with `Xᵀ G X = Sᵀ S`.
 
-    Cholesky twice: a root X⁻¹ of G with a ridge that rounding cannot hide, and a root S of what that leaves, summed from
+    All are upper triangular; X is `frame` times that. Cholesky twice: a root X⁻¹ of G with a ridge that rounding cannot hide, and a root S of what that leaves, summed from
     the rows again. So small eigenvalues keep their digits beside the large, as in a QR decomposition of all rows.
     Eigenvalues below 1e-11 of the trace are raised to that.
     """
-    num_rows, size = roots.shape[:2]
+    num_rows, rank, size = roots.shape
     width = size * h.shape[1]
-    chunk = _chunk(size, width)
+    chunk = _chunk(rank, width)
     count = mask.sum()
     order = jnp.nonzero(mask, size=num_rows + chunk, fill_value=0)[0]
 
-    def gram(x):  # Σ (V X)ᵀ V X
-        by_feature = None if x is None else _by_feature(x, size)
+    def gram(x, ridge):  # xᵀ (ridge · I + Σ VᵀV) x
+        by_feature = _by_feature(x, size)
 
         def absorb(carry):
             start, total = carry
             index = jax.lax.dynamic_slice(order, (start,), (chunk,))
             a = jnp.where((start + jnp.arange(chunk) < count)[:, None, None], roots[index], 0.0)
-            if x is None:
-                rows = a[..., None] * h[index][:, None, None, :]
-            else:
-                rows = product(a, product(h[index], by_feature).reshape(chunk, size, width))
-            rows = rows.reshape(chunk * size, width)
+            rows = product(a, product(h[index], by_feature).reshape(chunk, size, width)).reshape(-1, width)
             return start + chunk, total + product(rows.T, rows)
 
-        return jax.lax.while_loop(lambda carry: carry[0] < count, absorb, (0, jnp.zeros((width, width))))[1]
+        return jax.lax.while_loop(lambda carry: carry[0] < count, absorb, (0, ridge * product(x.T, x)))[1]
 
-    rough, unit = gram(None), jnp.eye(width)
+    rough, unit = gram(frame, ridge), jnp.eye(width)
     trace = jnp.trace(rough) + LEAST
-    ridge = jnp.maximum(ridge, 1e-11 * trace)
-    upper = jnp.linalg.cholesky(rough + (ridge + 1e-6 * trace) * unit).T
+    upper = jnp.linalg.cholesky(rough + 1e-6 * trace * unit).T
     x = jax.scipy.linalg.solve_triangular(upper, unit)
-    return x, upper, jnp.linalg.cholesky(gram(x) + ridge * product(x.T, x)).T
+    fx = product(frame, x)
+    return fx, upper, jnp.linalg.cholesky(gram(fx, ridge) + 1e-11 * trace * product(x.T, x)).T
 
 
 def _principal(features, weights, width: int) -> jax.Array:
@@ -304,8 +305,8 @@ def _by_feature(matrix, size: int) -> jax.Array:
     return matrix.reshape(size, -1, matrix.shape[1]).swapaxes(0, 1).reshape(-1, size * matrix.shape[1])
 
 
-def _chunk(size: int, width: int) -> int:
-    return max(1, CHUNK // (4 * size * width))
+def _chunk(rank: int, width: int) -> int:
+    return max(1, CHUNK // (4 * rank * width))
 
 
 def _check(noise_sigma, oversample, available, query_size) -> int:
