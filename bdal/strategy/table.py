@@ -141,7 +141,10 @@ STRATEGIES: dict[str, Method] = {
         "Bıyık et al. 2019; Kirsch 2023",
         "selection.determinants",
     ),
-    "bait": Method(factories.bait, LABELLED, "Q·R·D²", "Ash et al. 2021", "selection.determinants"),
+    "bait": Method(factories.bait, LABELLED, "(L + Q·R)·C²·D²", "Ash et al. 2021", "selection.bait"),
+    "bait_one_vector": Method(
+        factories.bait_one_vector, LABELLED, "(L + Q·R)·D²", "Holzmüller et al. 2023", "selection.bait"
+    ),
     "frank_wolfe": Method(factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019", "selection.determinants"),
     "typiclust": Method(factories.typiclust, LABELLED, "steps·(L + Q)·R·D", "Hacohen et al. 2022", "selection.typical"),
     "prob_cover": Method(factories.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022", "selection.covers"),
