@@ -893,7 +893,7 @@ def test_43_the_watch_sees_a_key_that_is_used_twice(keys):
         assert list(keys.used_twice().values()) == expected
 
 
-ONE_PROJECTION = {"bait", "frank_wolfe"}  # its random matrix is drawn again for each chunk, and the same
+ONE_PROJECTION = {"bait_one_vector", "frank_wolfe"}  # its random matrix is drawn again for each chunk, and the same
 FEW = ("softrank_bald", "badge", "typiclust")
 
 
@@ -961,7 +961,7 @@ def test_43_jax_finds_no_key_that_is_used_twice():
     init = lambda key: 0.1 * jax.random.normal(key, (D, C))  # noqa: E731
     jax.clear_caches()
     with jax.debug_key_reuse(True):
-        for name in ("softrank_bald", "bait"):
+        for name in ("softrank_bald", "bait_one_vector"):
             fit = fit_mc_dropout(init, masked, num_members=3, training=training)
             validation = labelled_set((20, 21), capacity=2)
             list(loop(fit=fit, strategy=make_strategy(name), rounds=1, validation=validation, candidates=30))

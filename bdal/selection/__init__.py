@@ -1,5 +1,6 @@
 """A batch from per-point arrays: every selector returns a `Query(indices [Q], gains [Q])` in the order of picking."""
 
+from bdal.selection.bait import bait, bait_one_vector
 from bdal.selection.clusters import k_means, k_means_plus_plus, lcmd
 from bdal.selection.combinations import (
     agglomerative_clusters,
@@ -18,7 +19,7 @@ from bdal.selection.covers import (
     uncertainty_herding,
     weighted_coverage,
 )
-from bdal.selection.determinants import bait, frank_wolfe, max_det
+from bdal.selection.determinants import frank_wolfe, max_det
 from bdal.selection.fold import Query, greedy
 from bdal.selection.gradient import badge
 from bdal.selection.joint import batchbald, joint_information
@@ -34,6 +35,7 @@ __all__ = [
     "agglomerative_clusters",
     "badge",
     "bait",
+    "bait_one_vector",
     "ball_purity",
     "batchbald",
     "class_balanced",

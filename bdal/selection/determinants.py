@@ -1,11 +1,10 @@
-"""Batches from the algebra of features: the volume they span, the variance they leave, the sum they stand for.
+"""Batches from the algebra of features: the volume they span, and the sum they stand for.
 
 Of Bayesian linear regression on the features h with noise variance σ², `M = Σ_{j labelled or chosen} h_j h_jᵀ + σ² I`
-is the precision of the posterior (times σ²). `max_det` picks the largest predictive variance, which maximises det M;
-`bait` picks what most reduces the predictive variance at all rows. `frank_wolfe` looks for rows whose weighted sum
-is the sum of all.
+is the precision of the posterior (times σ²). `max_det` picks the largest predictive variance, which maximises det M.
+`frank_wolfe` looks for rows whose weighted sum is the sum of all.
 
-Axes: R rows, D features, Q query size, F rows picked before some are dropped.
+Axes: R rows, D features, Q query size.
 """
 
 from functools import partial
@@ -19,7 +18,6 @@ from bdal.selection.fold import Query, greedy, no_rows_no_picks
 
 # A row of whose squared norm no more than this is left outside the span of the others lies in it: float32 cannot tell.
 RANK_TOLERANCE = 1e-10
-EPS = float(jnp.finfo(jnp.float32).eps)
 
 
 @no_rows_no_picks
@@ -73,7 +71,8 @@ def max_det(
     >>> max_det(features, noise_sigma=0.0, available=jnp.ones(3, bool), query_size=3)._asdict()
     {'indices': Array([0, 2, 1], dtype=int32), 'gains': Array([9., 1., 0.], dtype=float32)}
     """
-    _check_noise(noise_sigma, positive=False)
+    if is_concrete(noise_sigma) and not 0 <= float(noise_sigma) < float("inf"):
+        raise ValueError(f"noise_sigma must be finite and not negative, got {noise_sigma}")
     features, available, labelled = check_features(features, available, labelled, query_size, pad)
     return _max_det(features, jnp.float32(noise_sigma), available, labelled, key, query_size)
 
@@ -106,119 +105,6 @@ def _max_det(features, sigma, available, labelled, key, query_size: int) -> Quer
 
     state = (features, unexplained(features))
     return greedy(state, gains, update, available=available, query_size=query_size, key=key)
-
-
-@no_rows_no_picks
-def bait(
-    features: jax.Array,
-    *,
-    noise_sigma: float,
-    available: jax.Array,
-    query_size: int,
-    labelled: jax.Array | None = None,
-    oversample: float = 1.0,
-    key: jax.Array | None = None,
-    pad: bool = False,
-) -> Query:
-    """Greedy minimisation of `tr(M_S⁻¹ F)`, with `M_S = Σ_{j in S} h_j h_jᵀ + σ² I` and `F = Σ_x h_x h_xᵀ`.
-
-    The sum over the available and labelled rows of the variance that the labels of S, the labelled and chosen rows,
-    leave (V-optimal design). With `oversample` > 1 a forward pass picks more, and a backward pass drops one row at a
-    time, that whose loss raises the trace least, until Q are left.
-
-    Args:
-      features: `[R, D]`. For a classifier, `gradient_features`.
-      noise_sigma: σ, positive.
-      available: `[R]` bool, the rows that may be picked.
-      query_size: Q, a Python int.
-      labelled: `[R]` bool, rows that are in S from the start. Rows that are neither available nor labelled do not
-        matter, whatever they hold.
-      oversample: round(oversample · Q) rows are picked before some are dropped; 1 is forward only, the paper has 2.
-      key: random ties, see `greedy`.
-      pad: fill up with index −1 and gain 0 when fewer than Q rows are available, instead of an error.
-
-    Returns:
-      A `Query` in the order of the forward pass. Its gains are what the trace falls by with each row of the batch,
-      so that their sum is what it falls by in all.
-
-    Raises:
-      ValueError: `noise_sigma` not positive, `oversample` below 1; shapes that do not fit; fewer than Q rows
-        available.
-      NonFiniteError: an available or labelled row is NaN or infinite (eager calls).
-
-    Ash et al. (2021), "Gone fishing: neural active learning with Fisher embeddings", NeurIPS, algorithm 1; in this
-    form, with one feature vector a row: Holzmüller et al. (2023), "A framework and benchmark for deep batch active
-    learning for regression", JMLR 24, §5.2.
-
-    >>> features = jnp.array([[1.0, 0.0], [1.1, 0.0], [1.0, 0.1], [0.0, 5.0]])
-    >>> query = bait(features, noise_sigma=1.0, available=jnp.ones(4, bool), query_size=2)
-    >>> query.indices.tolist(), round(float(query.gains.sum()), 3)  # 28.22 − 2.41
-    ([3, 1], 25.806)
-    """
-    _check_noise(noise_sigma, positive=True)
-    if isinstance(oversample, bool) or not is_concrete(oversample) or not 1 <= float(oversample) < float("inf"):
-        raise ValueError(f"oversample must be a finite number of at least 1, known before tracing, got {oversample!r}")
-    features, available, labelled = check_features(features, available, labelled, query_size, pad)
-    forward_size = max(query_size, min(round(float(oversample) * query_size), features.shape[0]))
-    return _bait(features, jnp.float32(noise_sigma), available, labelled, key, forward_size, query_size)
-
-
-@partial(jax.jit, static_argnames=("forward_size", "query_size"))
-def _bait(features, sigma, available, labelled, key, forward_size: int, query_size: int) -> Query:
-    # The state is a root of M⁻¹, T with M⁻¹ = T Tᵀ, and the gains are sums of squares. M⁻¹ itself and the usual
-    # updates of the gains lose to cancellation all that float32 has.
-    features = _where_they_matter(features, available, labelled)
-    num_features = features.shape[1]
-    values, vectors = jnp.linalg.eigh(jnp.matmul(features.T, features, precision="highest"))
-    fisher_root = jnp.sqrt(jnp.maximum(values, 0.0))[:, None] * vectors.T  # B with F = Bᵀ B
-    if labelled is None:
-        root = jnp.eye(num_features) / sigma
-    else:
-        directions, squares = _spectrum(features, labelled)
-        root = directions / jnp.sqrt(squares + jnp.square(sigma))[None, :]
-
-    def products(rows, root):  # hᵀ M⁻¹ F M⁻¹ h and hᵀ M⁻¹ h of some rows
-        z = jnp.matmul(rows, root, precision="highest")
-        seen = jnp.matmul(z, jnp.matmul(fisher_root, root, precision="highest").T, precision="highest")
-        return jnp.square(seen).sum(1), jnp.square(z).sum(1)
-
-    def gains(root, rows=features):  # Woodbury
-        numerator, square = products(rows, root)
-        return numerator / (1 + square)
-
-    def add(root, row, sign=1):  # M + h hᵀ, or M − h hᵀ
-        z = jnp.matmul(row, root, precision="highest")  # [D]
-        a = jnp.sqrt(jnp.maximum(1 + sign * jnp.square(z).sum(), EPS))
-        return root - sign * jnp.outer(jnp.matmul(root, z, precision="highest"), z) / (a * (a + 1))
-
-    forward = greedy(
-        root,
-        gains,
-        lambda root, index: add(root, features[index]),
-        available=available,
-        query_size=forward_size,
-        key=key,
-    )
-    if forward_size == query_size:
-        return forward
-
-    rows = features[forward.indices]  # [F, D]
-
-    def drop(state, _):
-        root, kept = state
-        numerator, square = products(rows, root)
-        loss = numerator / jnp.maximum(1 - square, EPS)
-        row = forward_size - 1 - jnp.argmin(jnp.where(kept, loss, jnp.inf)[::-1])  # of equal rows the last
-        too_many = kept.sum() > query_size
-        root = jnp.where(too_many, add(root, rows[row], sign=-1), root)
-        return (root, kept.at[row].set(kept[row] & ~too_many)), None
-
-    everything = jax.lax.scan(lambda root, row: (add(root, row), None), root, _masked(rows, forward.indices >= 0))[0]
-    (_, kept), _ = jax.lax.scan(drop, (everything, forward.indices >= 0), length=forward_size - query_size)
-    order = jnp.argsort(~kept, stable=True)[:query_size]
-    found, rows = kept[order], _masked(rows[order], kept[order])
-    _, gained = jax.lax.scan(lambda root, row: (add(root, row), gains(root, row[None, :])[0]), root, rows)
-    return Query(jnp.where(found, forward.indices[order], -1), jnp.where(found, gained, 0.0))
 
 
 @no_rows_no_picks
@@ -309,11 +195,3 @@ def _spectrum(features, mask) -> tuple[jax.Array, jax.Array]:
     _, triangle = jax.lax.while_loop(lambda carry: carry[0] < count, absorb, init)
     _, values, vectors = jnp.linalg.svd(triangle)
     return vectors.T, jnp.square(values)
-
-
-def _check_noise(noise_sigma, positive: bool) -> None:
-    if is_concrete(noise_sigma):
-        sigma = float(noise_sigma)
-        if not 0 <= sigma < float("inf") or (positive and sigma == 0):
-            wanted = "positive" if positive else "not negative"
-            raise ValueError(f"noise_sigma must be finite and {wanted}, got {noise_sigma}")

@@ -215,11 +215,36 @@ def max_det(kernel: Kernel = "committee", sketch_dim: int = 512, noise_sigma: fl
 
 
 @cache
-def bait(
+def bait(noise_sigma: float = 1.0, oversample: float = 2.0, sketch_dim: int = 1152) -> QueryStrategy:
+    """The batch that leaves least of the Fisher information of the pool in the metric of that of the labelled set.
+
+    Differs from the paper: the authors' code, with random ties; a block of more than 1152 columns is projected onto so
+    many (`sketch_dim`).
+    """
+
+    def score(committee, inputs):
+        return jnp.exp(log_mean_exp(committee.log_probs(inputs))), committee.embedding(inputs)
+
+    def select(key, values, *, available, labelled, query_size):
+        probs, embeddings = values
+        return selection.bait(
+            embeddings, probs, available=available, labelled=labelled, query_size=query_size, key=key,
+            noise_sigma=noise_sigma, oversample=oversample, sketch_dim=sketch_dim,
+        )  # fmt: skip
+
+    return QueryStrategy(score, select, rows_labelled=True)
+
+
+@cache
+def bait_one_vector(
     kernel: Kernel = "gradient", sketch_dim: int = 512, noise_sigma: float = 0.1, oversample: float = 2.0
 ) -> QueryStrategy:
-    """The batch that leaves the least variance over the whole pool."""
-    return by_features(selection.bait, kernel, sketch_dim, noise_sigma=noise_sigma, oversample=oversample)
+    """The batch that leaves the least variance over the whole pool, each point being one vector.
+
+    Differs from the paper: each point is one sketched gradient, for the predicted label; the papers' vectors are those
+    of regression.
+    """
+    return by_features(selection.bait_one_vector, kernel, sketch_dim, noise_sigma=noise_sigma, oversample=oversample)
 
 
 @cache

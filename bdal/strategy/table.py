@@ -212,9 +212,12 @@ STRATEGIES: dict[str, Method] = {
         "selection.determinants",
     ),
     "bait": Method(
-        factories.bait, LABELLED, "Q·R·D²", "Ash et al. 2021",
-        "one sketched gradient a point, for the predicted label; the paper has Fisher blocks of rank C",
-        "selection.determinants",
+        factories.bait, LABELLED, "(L + Q·R)·C²·D²", "Ash et al. 2021", "the authors' code, with random ties; a block of more than 1152 columns is projected onto so many", "selection.bait"
+    ),
+    "bait_one_vector": Method(
+        factories.bait_one_vector, LABELLED, "(L + Q·R)·D²", "Holzmüller et al. 2023",
+        "each point is one sketched gradient, for the predicted label; the papers' vectors are those of regression",
+        "selection.bait",
     ),
     "frank_wolfe": Method(
         factories.frank_wolfe, FEATURES, "Q·R·D", "Pinsler et al. 2019",

@@ -93,8 +93,9 @@ def drawn(select, **options):
 OTHERS = {  # those that draw, or in which rows that cover only each other are ties, need not be indifferent to order
     "lcmd": by_features(selection.lcmd),
     "max_det": by_features(selection.max_det, noise_sigma=0.1),
-    "bait": by_features(selection.bait, noise_sigma=0.1),
-    "bait, forward and backward": by_features(selection.bait, noise_sigma=0.1, oversample=2.0),
+    "bait": lambda key, rows, **how: selection.bait(rows.features, jnp.exp(rows.log_probs).mean(1), key=key, **how),
+    "bait_one_vector": by_features(selection.bait_one_vector, noise_sigma=0.1),
+    "bait_one_vector, forward and backward": by_features(selection.bait_one_vector, noise_sigma=0.1, oversample=2.0),
     "frank_wolfe": by_features(selection.frank_wolfe),
     "uncertainty_herding": lambda key, rows, **how: selection.uncertainty_herding(
         rows.scores, rows.features, key=key, **how

@@ -1,4 +1,4 @@
-"""max-det, BAIT and Frank-Wolfe against Vector B, bmdal_reg, and their definitions in float64."""
+"""max-det and Frank-Wolfe against Vector B, bmdal_reg, and their definitions in float64."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal.selection.determinants import bait, frank_wolfe, max_det
+from bdal.selection.determinants import frank_wolfe, max_det
 from tests import vectors
 
 pytestmark = pytest.mark.slow
@@ -46,22 +46,21 @@ def naive_max_det(features, noise_sigma, available, labelled, query_size):
 
 @pytest.mark.parametrize("case", ["with_labelled", "pool_only"])
 @pytest.mark.parametrize("name", ORACLES)
-@pytest.mark.parametrize("select", [max_det, bait])
-def test_picks_agree_with_bmdal_reg(select, name, case):
+def test_max_det_agrees_with_bmdal_reg(name, case):
     with np.load(FIXTURES / "oracles.npz") as stored:
         features = stored[f"features_{name}"]
     pool, _ = ORACLES[name]["rows"]
     in_pool = np.arange(len(features)) < pool
     if case == "pool_only":
         features = np.where(in_pool[:, None], features, np.nan)  # one program for both cases
-    query = select(
+    query = max_det(
         features,
         noise_sigma=0.1,
         available=in_pool,
         labelled=~in_pool if case == "with_labelled" else ~in_pool & False,
         query_size=ORACLES[name]["query_size"],
     )
-    assert query.indices.tolist() == ORACLES[name][case][select.__name__]["bmdal_reg"]["indices"]
+    assert query.indices.tolist() == ORACLES[name][case]["max_det"]["bmdal_reg"]["indices"]
 
 
 @pytest.mark.parametrize("name", ORACLES)
@@ -77,7 +76,6 @@ def test_vector_b():
     options = {"available": ~vectors.B_LABELLED, "query_size": 5}
     known = {"noise_sigma": 0.1, "labelled": vectors.B_LABELLED}
     assert (max_det(vectors.vector_b(), **options, **known).indices - 3).tolist() == [10, 7, 9, 8, 11]
-    assert (bait(vectors.vector_b(), **options, **known).indices - 3).tolist() == [4, 0, 9, 7, 10]
     assert (frank_wolfe(vectors.vector_b(), **options).indices - 3).tolist() == [4, 2, 8, 0, 3]
 
 
@@ -173,77 +171,6 @@ def test_what_is_left_of_large_rows_keeps_its_digits():
     np.testing.assert_allclose(query.gains[:5], gains, rtol=1e-2)
 
 
-# BAIT
-
-
-def naive_bait(features, sigma, available, labelled, query_size, forward_size):
-    """The definition: forward, backward, and what the trace falls by with each row of the result."""
-    everything = features[available | labelled]
-    fisher = everything.T @ everything
-
-    def trace(chosen):
-        rows = features[np.flatnonzero(labelled).tolist() + chosen]
-        return np.trace(np.linalg.solve(rows.T @ rows + sigma**2 * np.eye(D), fisher))
-
-    picks = []
-    for _ in range(forward_size):
-        left = [row for row in np.flatnonzero(available).tolist() if row not in picks]
-        picks.append(min(left, key=lambda row: trace([*picks, row])))
-    while len(picks) > query_size:
-        picks.remove(min(picks, key=lambda row: trace([pick for pick in picks if pick != row])))
-    return picks, [trace(picks[:place]) - trace(picks[: place + 1]) for place in range(query_size)]
-
-
-@pytest.mark.parametrize("oversample", [1.0, 2.0])
-@pytest.mark.parametrize("sigma", [0.1, 1.0])
-@pytest.mark.parametrize("seed", range(6))
-def test_bait_is_the_definition(seed, sigma, oversample):
-    features, available, labelled = random_case(seed)
-    picks, gains = naive_bait(features.astype(float), sigma, available, labelled, Q, round(oversample * Q))
-    query = bait(
-        features, noise_sigma=sigma, available=available, labelled=labelled, query_size=Q, oversample=oversample
-    )
-    assert query.indices.tolist() == picks
-    np.testing.assert_allclose(query.gains, gains, rtol=1e-3)
-
-
-def test_dropping_rows_does_better_than_not_picking_them():
-    better = 0
-    for seed in range(6):
-        features, available, labelled = random_case(seed)
-        options = {"noise_sigma": 0.3, "available": available, "labelled": labelled, "query_size": Q}
-        forward, both = (bait(features, oversample=oversample, **options).gains.sum() for oversample in (1.0, 2.0))
-        better += both > forward
-    assert better >= 5
-
-
-def test_forward_and_backward_with_few_rows():
-    features, _, _ = random_case(0)
-    for count in (3, 8, 10):  # fewer than Q, Q, and fewer than twice Q
-        available = np.arange(R) < count
-        query = bait(
-            features, noise_sigma=0.1, available=available, labelled=~EVERY, query_size=Q, oversample=2.0, pad=True
-        )
-        assert sorted(query.indices.tolist())[-min(count, Q) :] == sorted(set(query.indices.tolist()) - {-1})
-        assert (query.indices >= 0).sum() == min(count, Q)
-        assert (query.gains[:count] > 0).all()
-        assert (query.gains[count:] == 0).all()
-
-
-def test_bait_of_repeated_rows():
-    features = np.repeat(random_case(1)[0][: R // 4], 4, axis=0)
-    for oversample in (1.0, 2.0):
-        query = bait(features, noise_sigma=0.1, available=EVERY, labelled=~EVERY, query_size=Q, oversample=oversample)
-        assert len(set(query.indices.tolist())) == Q
-        assert len(set((query.indices // 4).tolist())) >= D  # every direction
-        assert jnp.isfinite(query.gains).all()
-
-
-def test_of_equal_rows_the_first_are_kept():
-    query = bait(np.ones((R, D)), noise_sigma=0.1, available=EVERY, labelled=~EVERY, query_size=Q, oversample=2.0)
-    assert query.indices.tolist() == list(range(Q))
-
-
 # Frank-Wolfe
 
 
@@ -281,10 +208,5 @@ def test_misuse_is_named():
     options = {"available": available, "labelled": labelled, "query_size": Q}
     with pytest.raises(ValueError, match=r"noise_sigma must be finite and not negative, got -0\.1"):
         max_det(features, noise_sigma=-0.1, **options)
-    with pytest.raises(ValueError, match=r"noise_sigma must be finite and positive, got 0\.0"):
-        bait(features, noise_sigma=0.0, **options)
-    for oversample in (0.5, np.inf, np.nan):
-        with pytest.raises(ValueError, match="oversample must be a finite number of at least 1"):
-            bait(features, noise_sigma=0.1, oversample=oversample, **options)
     with pytest.raises(ValueError, match=r"features must have shape \[R, D\] with R = 40"):
         frank_wolfe(features[1:], available=available, query_size=Q)
