@@ -212,7 +212,9 @@ STRATEGIES: dict[str, Method] = {
         "selection.determinants",
     ),
     "bait": Method(
-        factories.bait, LABELLED, "(L + Q·R)·C²·D²", "Ash et al. 2021", "the authors' code, with random ties; a block of more than 1152 columns is projected onto so many", "selection.bait"
+        factories.bait, LABELLED, "(L + Q·R)·C²·D²", "Ash et al. 2021",
+        "the authors' code, with random ties; a block of more than 1152 columns is projected onto so many",
+        "selection.bait",
     ),
     "bait_one_vector": Method(
         factories.bait_one_vector, LABELLED, "(L + Q·R)·D²", "Holzmüller et al. 2023",
