@@ -164,7 +164,7 @@ def main() -> None:
         os.chdir(args.scratch)  # so that a run directory holds names of files, and no folder of this machine
         for task in args.tasks:
             run.run(experiment(task, args.seeds), workdir / task)
-    done = [task for task in TASKS if (workdir / task).is_dir()]
+    done = [task for task in TASKS if (workdir / task / "table.md").exists()]  # written at the end of a run
     text = summary(workdir, done)
     (workdir / "summary.md").write_text(text)
     print(text)
