@@ -80,7 +80,7 @@ def write_data(source: Path, folder: Path) -> None:
         folder / "wdbc.npz",
         inputs=inputs[pool], labels=labels[pool], test_inputs=inputs[test], test_labels=labels[test],
     )  # fmt: skip
-    arrays = np.load(source / "pneumoniamnist/pneumoniamnist_reassembled.npz")
+    arrays = np.load(source / "pneumoniamnist/pneumoniamnist_reassembled.npz", allow_pickle=False)
     parts = {"": "train", "test_": "test"}
     np.savez(
         folder / "pneumonia.npz",

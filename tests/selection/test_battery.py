@@ -100,6 +100,9 @@ OTHERS = {  # those that draw, or in which rows that cover only each other are t
     "uncertainty_herding": lambda key, rows, **how: selection.uncertainty_herding(
         rows.scores, rows.features, key=key, **how
     ),
+    "weighted_coverage": lambda key, rows, **how: selection.weighted_coverage(
+        rows.scores, rows.features, key=key, **how
+    ),
     "suggestive_annotation": lambda key, rows, **how: selection.suggestive_annotation(
         rows.scores, rows.features, candidates=8, key=key, **how
     ),
