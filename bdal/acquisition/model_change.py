@@ -143,8 +143,9 @@ def _label_probs(log_probs: jax.Array, top: int | None) -> jax.Array:
     """Probabilities `[..., C]`, of the m most probable labels only."""
     if top is None:
         return jnp.exp(log_probs)
-    _, best = jax.lax.top_k(log_probs, top)  # of labels that tie, the lowest; NaN first
+    _, best = jax.lax.top_k(log_probs, top)  # of labels that tie, the lowest
     among = jax.nn.one_hot(best, log_probs.shape[-1], dtype=bool).any(-2)
+    among |= jnp.isnan(log_probs)  # stays NaN: where top_k sorts it differs between versions of XLA
     return jax.nn.softmax(jnp.where(among, log_probs, -jnp.inf), axis=-1)
 
 
