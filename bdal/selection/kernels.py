@@ -1,6 +1,6 @@
 """Features for the selectors that take them: what a committee's predictions and last-layer gradients have in common.
 
-The dot product of two rows is the kernel; `k_center`, `lcmd`, `max_det`, `bait` and the others then work on it.
+The dot product of two rows is the kernel; `k_center`, `lcmd`, `max_det`, `bait_one_vector` and others work on it.
 
 Axes: R rows, K members, C classes, D features, S sketch size.
 """
