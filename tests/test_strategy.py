@@ -167,12 +167,13 @@ def diverse_mini_batch(keys, log_probs, available, query_size=Q, candidates=10 *
     )
 
 
-def prob_cover(keys, log_probs, available):
+def prob_cover(keys, log_probs, available, wide=True):
     key, cluster_key = jax.random.split(keys[1])
     rows = selection.unit_rows(COMMITTEE.embedding(jnp.concatenate([POOL, LABELLED])))
     available, labelled = jnp.r_[available, jnp.zeros(L, bool)], jnp.arange(N + L) >= N
     clusters = selection.k_means_clusters(cluster_key, rows, num_clusters=C, available=available | labelled)
     radius = selection.purity_radius(rows, clusters, available=available | labelled)
+    radius = max(radius, selection.half_spread(rows, available | labelled)) if wide else radius
     return selection.prob_cover(rows, radius=radius, available=available, labelled=labelled, query_size=Q, key=key)
 
 
@@ -369,6 +370,14 @@ def test_candidates_are_multiples_of_the_query(query_size):
         assert sorted(found.indices.tolist()) == sorted(best[:query_size].tolist())  # never fewer than the query
     expected = diverse_mini_batch(jax.random.split(KEY), log_probs, everything, query_size, 10 * query_size)
     same_query(ask("diverse_mini_batch", available=everything, query_size=query_size), expected)
+
+
+def test_prob_cover_has_the_radius_of_the_paper_where_that_is_the_rule():
+    log_probs, everything = COMMITTEE.log_probs(POOL), jnp.ones(N, bool)
+    expected = prob_cover(jax.random.split(KEY), log_probs, everything, wide=False)
+    same_query(ask("prob_cover", rule="paper", available=everything), expected)
+    wide = prob_cover(jax.random.split(KEY), log_probs, everything)
+    assert wide.indices.tolist() != expected.indices.tolist()
 
 
 def test_expected_model_change_of_all_layers_is_the_full_gradient():

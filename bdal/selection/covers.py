@@ -51,8 +51,8 @@ def prob_cover(
 
     The coverage `mean_x max_{j labelled or chosen} [‖h_x − h_j‖ <= radius]`, over the available and labelled rows.
     The choice of the radius decides much. That of the paper is the largest at which 95 % of the balls hold one class
-    only, of unit rows and with the clusters of k-means for classes: `purity_radius`. The strategy by name does that
-    each round. `max_herding` is less sensitive.
+    only, of unit rows and with the clusters of k-means for classes: `purity_radius`. The strategy by name takes that
+    each round, or `half_spread` where it is larger. `max_herding` is less sensitive.
 
     Args:
       features: `[R, D]`.

@@ -233,7 +233,7 @@ STRATEGIES: dict[str, Method] = {
     ),
     "prob_cover": Method(
         covering.prob_cover, LABELLED, "Q·R²·D", "Yehuda et al. 2022",
-        "the network's features, and a radius for them in each round; the paper's are self-supervised, and stay",
+        "the radius is not below half the usual distance; in a network in training, the paper's balls hold few points",
         "selection.covers",
     ),
     "max_herding": Method(
