@@ -29,7 +29,7 @@ STRATEGIES = [
     "bald_diverse", "typiclust", "prob_cover", "max_herding", "uncertainty_herding", "weighted_coverage",
     *({"name": "weighted_coverage", "score": score} for score in ("bald", "margin", "expected_model_change")),
 ]  # fmt: skip
-FEW = ["random", "margin", "entropy", "bald", "uncertainty_herding", "weighted_coverage"]
+FEW = ["random", "margin", "entropy", "weighted_coverage"]
 MLP = {
     "model": {"name": "mlp", "hidden": [128, 64], "dropout": 0.25},
     "training": {"steps": 400, "batch_size": 32, "learning_rate": 2e-3, "eval_every": 25, "patience": 6},
