@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import register_dataclass
 
+from bdal.errors import SUM_TOLERANCE
+
 Apply = Callable[..., Any]  # (params, key or None, x) -> logits [C] or (logits [C], features [D])
 
 
@@ -90,6 +92,23 @@ class Committee:
         return replace(
             self, params=jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], self.params), keys=None, stacked=True
         ).embedding(inputs)
+
+    @jax.jit
+    def symptoms(self, inputs) -> tuple[jax.Array, jax.Array]:
+        """Two faults of `apply` that no score shows, as booleans, on a few inputs `[B, ...]`.
+
+        Whether members that differ in their key agree exactly (dropout is off, or `apply` ignores its key), and whether
+        what should be logits are probabilities: no row has a negative number, and each sums to one.
+        """
+
+        def member(params, key, x):
+            return _logits_and_features(self.apply(params, key, x))[0].astype(jnp.float32)
+
+        logits = self._members(member, inputs)  # [B, K, C]
+        none = jnp.bool_(False)
+        agree = (logits == logits[:, :1]).all() if self.keys is not None and logits.shape[1] > 1 else none
+        to_one = jnp.abs(logits.sum(-1) - 1) <= SUM_TOLERANCE
+        return agree, (logits >= 0).all() & to_one.all() if logits.shape[-1] > 1 else none
 
     @partial(jax.jit, static_argnames="batch_size")
     def gradient_norms(self, inputs, *, batch_size: int = 8) -> jax.Array:

@@ -930,6 +930,59 @@ def test_excluded_points_are_named_and_the_query_is_that_of_the_others(name):
     assert f"NaN or infinity in {len(BAD)} available points (pool indices {BAD}), which are excluded" in message
 
 
+LOOK_AT_THE_LABELLED = sorted(name for name in ALL if make_strategy(name).rows_labelled) + ["contrastive"]
+LOOK_AT_TARGETS = sorted(name for name in ALL if "targets" in make_strategy(name).uses)
+FAR = jnp.full((1, D), 9.0).at[:, 1:].set(0)  # its prediction by the third member of `BROKEN` is NaN
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("k_center", "contrastive", "epig", "bait") else pytest.mark.slow)
+        for name in LOOK_AT_THE_LABELLED + LOOK_AT_TARGETS
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*from 5 members")
+def test_labelled_points_and_targets_without_finite_predictions_are_named_or_left_out(name):
+    what, noun = ("targets", "targets") if name in LOOK_AT_TARGETS else ("labelled_inputs", "labelled points")
+    points = TARGETS if what == "targets" else LABELLED
+
+    def asked(points, on_nonfinite):
+        known = {"labelled_inputs": LABELLED, "labels": LABELS, "targets": jnp.minimum(TARGETS, 1)} | {what: points}
+        known["labels"] = jnp.zeros(len(known["labelled_inputs"]), jnp.int32)
+        return query(
+            KEY, make_strategy(name), BROKEN, jnp.minimum(POOL, 1), query_size=Q, available=AVAILABLE, chunk_size=16,
+            on_nonfinite=on_nonfinite, **known,
+        )  # fmt: skip
+
+    fine, three = jnp.minimum(points, 1), jnp.concatenate([FAR, FAR + 1, FAR])
+    broken = jnp.concatenate([fine[:2], three, fine[2:]])
+    with pytest.raises(NonFiniteError, match=f"{noun}: expected finite predictions, .* in rows 2, 3, 4;"):
+        asked(broken, "raise")
+    with pytest.warns(UserWarning, match=f"{noun}: .* in rows 2, 3, 4, which this query leaves out"):
+        found = asked(broken, "exclude")
+    if what == "targets":  # others stand for these
+        same_query(found, asked(jnp.concatenate([fine[:5], fine[2:]]), "raise"))
+    elif name not in ("typiclust", "prob_cover", "k_means_plus_plus"):  # these draw as many numbers as rows
+        same_query(found, asked(fine, "raise"))
+
+
+def test_held_out_points_without_finite_predictions_are_named_or_left_out():
+    def asked(points, on_nonfinite):
+        return query(
+            KEY, make_strategy("uncertainty_herding"), BROKEN, jnp.minimum(POOL, 1), query_size=Q, available=AVAILABLE,
+            labelled_inputs=jnp.minimum(LABELLED, 1), labels=LABELS, held_out=(points, jnp.zeros(len(points), int)),
+            on_nonfinite=on_nonfinite,
+        )  # fmt: skip
+
+    fine = jnp.minimum(TARGETS, 1)
+    with pytest.raises(NonFiniteError, match=r"held_out: expected finite predictions, .* in row 7"):
+        asked(jnp.concatenate([fine, FAR]), "raise")
+    with pytest.warns(UserWarning, match=r"held_out: .* in row 7, which this query leaves out"):
+        found = asked(jnp.concatenate([fine, FAR]), "exclude")
+    same_query(found, asked(jnp.concatenate([fine, fine[:1]]), "raise"))
+
+
 @pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])
 def test_exclusion_on_host_and_device(where):
     with pytest.warns(UserWarning, match="excluded from this query"):
@@ -1083,3 +1136,44 @@ def test_prob_cover_of_predictions_that_are_sure():
     assert (np.asarray(jnp.exp(log_mean_exp(committee.log_probs(POOL)))) == 0).any()
     indices = np.asarray(ask("prob_cover", committee=committee).indices).tolist()
     assert len(set(indices)) == Q
+
+
+# -- networks that are not what they should be ------------------------------------------------------------------------
+
+
+def asked_of(name, apply):
+    params = jax.random.normal(jax.random.key(2), (D, C))
+    committee = mc_dropout(apply, params, jax.random.split(jax.random.key(3), K))
+    return query(KEY, make_strategy(name), committee, POOL, query_size=Q, labelled_inputs=LABELLED, labels=LABELS)
+
+
+@pytest.mark.parametrize("name", ["entropy", "margin", "expected_model_change", "badge", "bald", "random"])
+def test_members_whose_keys_change_nothing_are_warned_of_once(name):
+    def inactive(params, key, x):
+        return x @ params, x
+
+    def active(params, key, x):
+        mask = 1.0 if key is None else 2.0 * jax.random.bernoulli(key, 0.5, x.shape)
+        return (mask * x) @ params, x
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asked_of(name, inactive)
+    (warning,) = [str(w.message) for w in caught if w.category is UserWarning]
+    assert "the members have keys of their own and agree exactly" in warning
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked_of(name, active)
+
+
+@pytest.mark.parametrize("final", [jax.nn.softmax, jax.nn.log_softmax, jax.nn.relu, lambda logits: 1e-3 * logits])
+def test_a_network_that_ends_in_softmax_is_warned_of(final):
+    def apply(params, key, x):
+        mask = 1.0 if key is None else 2.0 * jax.random.bernoulli(key, 0.5, x.shape)
+        return final((mask * x) @ params), x
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asked_of("entropy", apply)
+    found = [str(w.message) for w in caught if "apply: expected logits" in str(w.message)]
+    assert len(found) == (final is jax.nn.softmax)

@@ -190,7 +190,7 @@ def class_balanced(score: str = "margin") -> QueryStrategy:
             scores, predicted, counts[0], available=available, query_size=query_size, key=key
         )
 
-    return QueryStrategy(score_class_and_counts, select, prepare)
+    return QueryStrategy(score_class_and_counts, select, prepare, uses=own.uses)
 
 
 # -- by features ------------------------------------------------------------------------------------------------------

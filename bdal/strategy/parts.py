@@ -35,7 +35,7 @@ def scored(select, name: str, *, rows=None, weigh: bool = False) -> QueryStrateg
         scores = form(own.score(own_carry, inputs))
         return scores if rows is None else (scores, rows(committee, key, inputs))
 
-    return QueryStrategy(score, select, prepare)
+    return QueryStrategy(score, select, prepare, uses=own.uses)
 
 
 def embedding(committee, key, inputs):

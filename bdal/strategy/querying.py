@@ -6,7 +6,7 @@ Axis letters: N pool points, R rows of a round, L labelled points, Q query size,
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class QueryStrategy(NamedTuple):
       prefilter: for pools too large for what `score` returns.
       held_out: whether `prepare` also takes `held_out`: `(inputs [V, ...], labels [V])`, labelled points that no member
         was trained on, or None where there are none.
+      uses: "labelled", "targets": what `prepare` gives to `committee.log_probs`. Their predictions must then be finite.
     """
 
     score: Callable[..., Any]
@@ -61,6 +62,7 @@ class QueryStrategy(NamedTuple):
     rows_labelled: bool = False
     prefilter: Prefilter | None = None
     held_out: bool = False
+    uses: tuple[Literal["labelled", "targets"], ...] = ()
 
 
 class Health(NamedTuple):
@@ -75,7 +77,24 @@ class Health(NamedTuple):
     overflown: jax.Array  # whether a pick's gain is NaN or infinite though the row's values are finite
     score_quantiles: jax.Array  # [5], minimum, quartiles and maximum of the scores of these rows; NaN where a point has
     # no one score, or no row is left
+    references: "References"  # of what the candidates are compared with
+    symptoms: tuple[jax.Array, jax.Array]  # of the committee, see `Committee.symptoms`
 
+
+class References(NamedTuple):
+    """The rows, each `[5]` with -1 where there are fewer, whose values or predictions are not finite."""
+
+    labelled: jax.Array
+    targets: jax.Array
+    held_out: jax.Array
+
+
+NO_REFERENCES = References(*np.full((3, 5), -1, np.int32))
+
+
+NO_SYMPTOMS = np.bool_(False), np.bool_(False)
+
+REFERENCES = ("labelled points", "targets", "held_out")
 
 PICK_ERRORS = ("", "is no row", "is not available: it is labelled already, or was not offered", "was picked before")
 
@@ -95,18 +114,46 @@ def score_and_select(
             query_size=query_size, chunk_size=chunk_size, mesh=mesh,
         )  # fmt: skip
     prepare_key, select_key = jax.random.split(key)
+    bad = NO_REFERENCES
+    if "labelled" in strategy.uses and len(labelled):
+        labelled, bad = _left_out(committee.log_probs(labelled_inputs), labelled, bad, "labelled")
+    if "targets" in strategy.uses and targets is not None:
+        targets, bad = _replaced(committee, targets, targets, bad, "targets")
+    if strategy.held_out and held_out is not None and len(held_out[1]):
+        held_out, bad = _replaced(committee, held_out[0], held_out, bad, "held_out")
     labels = jnp.where(labelled, labels, -1)
     more = {"held_out": held_out} if strategy.held_out else {}
     carry = strategy.prepare(prepare_key, committee, labelled_inputs, labels, targets, **more)
     values = map_pool(strategy.score, carry, candidates, chunk_size=chunk_size, mesh=mesh)
     if strategy.rows_labelled:
         more = map_pool(strategy.score, carry, labelled_inputs, chunk_size=chunk_size, mesh=mesh)
+        labelled, bad = _left_out(more, labelled, bad, "labelled")
         values = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), values, more)
         available = jnp.concatenate([available, jnp.zeros_like(labelled)])
         labelled = jnp.concatenate([jnp.zeros(len(available) - len(labelled), bool), labelled])
     else:
         labelled = jnp.zeros_like(available)
-    return _select(select_key, values, available, labelled, select=strategy.select, query_size=query_size)
+    query, health = _select(select_key, values, available, labelled, select=strategy.select, query_size=query_size)
+    return query, health._replace(references=bad, symptoms=_symptoms(committee, candidates))
+
+
+def _symptoms(committee, candidates) -> tuple[jax.Array, jax.Array]:
+    if not isinstance(committee, Committee) or jax.tree.leaves(candidates)[0].shape[0] == 0:
+        return NO_SYMPTOMS
+    return committee.symptoms(jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), candidates))
+
+
+def _left_out(values, labelled, bad: References, name: str) -> tuple[jax.Array, References]:
+    """`labelled [L]` without the rows whose values are not finite, and these rows."""
+    wrong = _nonfinite_rows(values, labelled)
+    return labelled & ~wrong, bad._replace(**{name: jnp.nonzero(wrong, size=5, fill_value=-1)[0]})
+
+
+def _replaced(committee, inputs, rows, bad: References, name: str):
+    """`rows [T, ...]`, where others stand for those whose predictions are not finite, and these."""
+    good, bad = _left_out(committee.log_probs(inputs), jnp.ones(jax.tree.leaves(inputs)[0].shape[0], bool), bad, name)
+    places = jnp.arange(len(good)) % jnp.maximum(good.sum(), 1)
+    return take_rows(rows, jnp.where(good, jnp.arange(len(good)), jnp.argsort(~good, stable=True)[places])), bad
 
 
 def _in_two_stages(
@@ -190,8 +237,9 @@ def query(
         random candidates, whether they are available or not.
       held_out: `(inputs [V, ...], labels [V])`, labelled points that no member was trained on, for strategies that
         scale predictions by a temperature (`uncertainty_herding`).
-      on_nonfinite: "raise" where an available candidate has a NaN or an infinity among its values, or "exclude" these
-        candidates from the query, with a warning.
+      on_nonfinite: "raise" where an available candidate has a NaN or an infinity among its values, or a labelled point,
+        a target or a held-out point that the strategy compares it with; or "exclude" these from the query, with a
+        warning (another target stands for one that is excluded).
       chunk_size, mesh: see `map_pool`.
 
     Returns:
@@ -206,7 +254,8 @@ def query(
 
     Warns:
       UserWarning: every available candidate has the same score (for example a committee of one member): the query is
-        random. Candidates that are excluded.
+        random. Members with keys of their own that agree exactly. A network that returns probabilities. Candidates
+        that are excluded.
 
     >>> from bdal.committee import deep_ensemble
     >>> from bdal.strategy import make_strategy
@@ -245,6 +294,8 @@ def query(
         return chosen
     left_out = health.overflown | (health.num_finite < query_size) if on_nonfinite == "exclude" else True
     wrong = (health.num_nonfinite > 0) & left_out | (health.pick_error > 0)
+    if on_nonfinite == "raise":
+        wrong |= jnp.stack(health.references).max() >= 0
     return chosen._replace(gains=jnp.where(wrong, jnp.nan, chosen.gains))  # a trace cannot raise
 
 
@@ -268,13 +319,20 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
     With `on_nonfinite="exclude"`, rows whose values are not finite are warned of, unless so many of them are that
     less than `query_size` are left.
     """
+    where = "look at the members' log-probabilities there: training may have diverged"
+    for name, rows in zip(REFERENCES, health.references, strict=True):
+        if (rows := np.asarray(rows)[np.asarray(rows) >= 0]).size:
+            found = f"{name}: expected finite predictions, got NaN or infinity in row{'s' * (rows.size > 1)} "
+            found += f"{', '.join(map(str, rows))}{' and perhaps more' if rows.size == 5 else ''}"
+            if on_nonfinite == "raise":
+                raise NonFiniteError(f'{found}; {where}, or leave them out with on_nonfinite="exclude"')
+            warnings.warn(f"{found}, which this query leaves out; {where}", stacklevel=3)
     if number := int(health.num_nonfinite):
         rows = [int(pool_indices[row]) for row in np.asarray(health.first_nonfinite) if row >= 0]
         found = (
             f"got NaN or infinity in {number} available points (pool indices {rows}"
             f"{' ...' if number > len(rows) else ''})"
         )
-        where = "look at the members' log-probabilities there: training may have diverged"
         if on_nonfinite == "raise":
             raise NonFiniteError(f"scores: expected finite values, {found}; {where}")
         if bool(health.overflown):
@@ -292,7 +350,20 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
             f"select: expected rows that are available and differ, got {'pool point' if known else 'row'} "
             f"{pool_indices[row] if known else row}, which {PICK_ERRORS[error]}; nothing is labelled"
         )
-    if bool(health.all_tied):
+    agree, probabilities = map(bool, health.symptoms)
+    if probabilities:
+        warnings.warn(
+            "apply: expected logits, got rows that are not negative and sum to one, as probabilities do: a second softmax "
+            "makes predictions nearly uniform; leave the softmax out, or return jnp.log of it",
+            stacklevel=3,
+        )
+    if agree:
+        warnings.warn(
+            "the members have keys of their own and agree exactly: the committee is one network. Dropout is off "
+            "(rate 0, deterministic, evaluation mode), or apply does not use its key",
+            stacklevel=3,
+        )
+    elif bool(health.all_tied):
         warnings.warn(
             "every available point has the same score up to rounding (one member, members that agree, or an untrained "
             "network): the score does not choose among them, and ties are random",
@@ -349,7 +420,9 @@ def _health(values, available, bad, overflown, pick_error, wrong_pick):
         # relative rounding; and what is left of BALD, which is of second order, when members differ by rounding
         tied = (highest - lowest <= jnp.maximum(TIE_TOLERANCE * jnp.abs(highest), 1e-10)) & (finite.sum() > 1)
     num_finite = available.sum() - bad.sum()
-    return Health(bad.sum(), first, tied, pick_error, wrong_pick, num_finite, overflown, quantiles)
+    return Health(
+        bad.sum(), first, tied, pick_error, wrong_pick, num_finite, overflown, quantiles, NO_REFERENCES, NO_SYMPTOMS
+    )
 
 
 def _quartiles(scores, rows):

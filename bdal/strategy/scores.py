@@ -106,7 +106,7 @@ def toward_targets(name: str) -> QueryStrategy:
         committee, target_log_probs = carry
         return function(committee.log_probs(inputs), target_log_probs)
 
-    return QueryStrategy(score, top, prepare)
+    return QueryStrategy(score, top, prepare, uses=("targets",))
 
 
 @cache
@@ -130,7 +130,7 @@ def contrastive(num_neighbours: int = 10) -> QueryStrategy:
         mean = log_mean_exp(committee.log_probs(inputs))
         return function(mean, committee.embedding(inputs), log_probs, features, labelled=labels >= 0)
 
-    return QueryStrategy(score, top, prepare)
+    return QueryStrategy(score, top, prepare, uses=("labelled",))
 
 
 @cache
