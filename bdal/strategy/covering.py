@@ -40,7 +40,7 @@ def prob_cover(
     hold few points.
 
     For unit rows that are spread over all directions, half the usual distance is 0.71; the paper's radius for CIFAR-10
-    is 0.75. On `benchmarks/results/coverage`, repeated_optdigits, rule "paper" comes out 9.3 ± 2.7 points below random.
+    is 0.75. Measured in benchmarks/results.
     """
     if radius is not None:
         return by_features(selection.prob_cover, kernel, sketch_dim, radius=radius)

@@ -353,8 +353,8 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
     agree, probabilities = map(bool, health.symptoms)
     if probabilities:
         warnings.warn(
-            "apply: expected logits, got rows that are not negative and sum to one, as probabilities do: a second softmax "
-            "makes predictions nearly uniform; leave the softmax out, or return jnp.log of it",
+            "apply: expected logits, got rows that are not negative and sum to one, as probabilities do. A softmax of "
+            "these is nearly uniform; leave the softmax out, or return jnp.log of it",
             stacklevel=3,
         )
     if agree:
