@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import register_dataclass
 
 from bdal.errors import SUM_TOLERANCE
@@ -59,7 +60,7 @@ class Committee:
         """Log-probabilities `[B, K, C]` in nats and features `[B, K, D]` (None if `apply` gives none), in one pass."""
 
         def member(params, key, x):
-            logits, features = _logits_and_features(self.apply(params, key, x))
+            logits, features = logits_and_features(self.apply(params, key, x))
             return jax.nn.log_softmax(logits.astype(jnp.float32)), features
 
         return self._members(member, inputs)
@@ -102,7 +103,7 @@ class Committee:
         """
 
         def member(params, key, x):
-            return _logits_and_features(self.apply(params, key, x))[0].astype(jnp.float32)
+            return logits_and_features(self.apply(params, key, x))[0].astype(jnp.float32)
 
         logits = self._members(member, inputs)  # [B, K, C]
         none = jnp.bool_(False)
@@ -123,7 +124,7 @@ class Committee:
             weights, rebuild = split_weights(params)
 
             def logits_of(weights):
-                return _logits_and_features(self.apply(rebuild(weights), key, x))[0].astype(jnp.float32)
+                return logits_and_features(self.apply(rebuild(weights), key, x))[0].astype(jnp.float32)
 
             logits, pullback = jax.vjp(logits_of, weights)
             # ∂(−log p_c)/∂logits = p − e_c, with p_c − 1 as −Σ_{j≠c} p_j: exact where p_c rounds to 1.
@@ -434,18 +435,38 @@ def _call(model, x, batched):
     return jax.tree.map(lambda leaf: leaf[0], out)
 
 
-def _logits_and_features(out):
-    logits, features = out if isinstance(out, tuple) else (out, None)
+def logits_and_features(out: Any) -> tuple[Any, Any]:
+    """What `apply` returned for one input, `(logits [C], features [D] or None)`, or an error that names the fault."""
+    parts: tuple[Any, Any] = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    logits, features = parts
+    for name, part in (("logits [C]", logits), ("features [D]", features)):
+        if not hasattr(part, "ndim") and (part is not None or name == "logits [C]"):
+            raise TypeError(
+                f"apply: expected logits [C], or a tuple (logits [C], features [D]), got {_described(out)}; choose "
+                "from it in a function of your own: lambda params, key, x: apply(params, key, x)[...]"
+            )
     if logits.ndim != 1:
         raise ValueError(
             f"apply: expected logits [C] for one input, got shape {logits.shape}; wrap a function of a batch with "
             "bdal.from_batched"
         )
+    if logits.shape[0] == 0:
+        raise ValueError("apply: expected logits [C] of at least one class, got shape (0,)")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"apply: expected floating-point logits [C], got dtype {logits.dtype}")
     return logits, features
 
 
+def _described(out) -> str:
+    if isinstance(out, dict):
+        return f"a dict with {', '.join(map(repr, out))}"
+    if isinstance(out, tuple | list):
+        return f"a {type(out).__name__} of {len(out)}"
+    return f"{out!r}" if out is None else f"a {type(out).__name__}"
+
+
 def _typed_keys(keys) -> jax.Array:
+    if np.ndim(keys) == 0 and not isinstance(keys, jax.Array):
+        raise TypeError(f"keys: expected [K] keys, one a member, got {keys!r}; pass jax.random.split(key, K)")
     keys = jnp.asarray(keys) if not isinstance(keys, jax.Array) else keys
     return keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(keys)

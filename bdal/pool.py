@@ -131,6 +131,38 @@ def check_answers(labels, indices, num_classes: int | None = None) -> np.ndarray
     return np.asarray(labels).astype(np.int32)
 
 
+def check_inputs(inputs, name: str) -> None:
+    """Refuse what is no pytree of arrays of numbers `[N, ...]`.
+
+    Raises:
+      TypeError: lists of numbers, strings, objects that are read like arrays but are none (h5py), other libraries'
+        arrays.
+
+    >>> check_inputs(jnp.zeros((3, 2)), "inputs")
+    """
+    for leaf in jax.tree.leaves(inputs):
+        if isinstance(leaf, jax.Array):
+            continue
+        if not isinstance(leaf, np.ndarray):
+            kind = "a Python list" if isinstance(inputs, list) else f"a {type(leaf).__module__}.{type(leaf).__name__}"
+            raise TypeError(
+                f"{name}: expected JAX or NumPy arrays [N, ...], got {kind}; pass np.asarray(...) of it, or an "
+                "np.memmap of what does not fit in memory"
+            )
+        if not np.issubdtype(leaf.dtype, np.number) and leaf.dtype != np.bool_ and leaf.dtype.kind != "V":
+            raise TypeError(
+                f"{name}: expected numbers, got dtype {leaf.dtype}; turn text or objects into numbers first, such as "
+                "token numbers or embeddings"
+            )
+
+
+def device_dtype(array) -> np.dtype:
+    """The type in which an array comes to the device: native byte order, 64 bits only where JAX has them."""
+    if isinstance(array, jax.Array):
+        return array.dtype
+    return jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
+
+
 def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh | None = None) -> Any:
     """`fn(state, chunk)` over the whole pool, a chunk at a time: a pytree of `[N, ...]` arrays.
 
@@ -153,6 +185,7 @@ def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh 
     >>> map_pool(lambda scale, x: scale * x.sum(-1), 2.0, jnp.ones((5, 3)), chunk_size=2)
     Array([6., 6., 6., 6., 6.], dtype=float32)
     """
+    check_inputs(inputs, "inputs")
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or sizes == {()}:
@@ -162,7 +195,7 @@ def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh 
     ((num_points,),) = sizes
     traceable = all(isinstance(leaf, _TRACEABLE) for leaf in jax.tree.leaves(state))
     if num_points == 0:
-        row = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), inputs)
+        row = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), device_dtype(leaf)), inputs)
         shapes = jax.eval_shape(fn, state, row) if traceable else fn(state, row)
         return jax.tree.map(lambda s: jnp.zeros((0, *s.shape[1:]), s.dtype), shapes)
     if not traceable:
@@ -210,7 +243,7 @@ _map_device = jax.jit(_map_device_program, static_argnums=(0, 1))
 def _map_host(fn, state, inputs, num_points, chunk_size):
     def rows(leaf, start):
         if isinstance(leaf, np.ndarray):
-            return jnp.asarray(leaf[start : start + chunk_size])
+            return jnp.asarray(leaf[start : start + chunk_size].astype(device_dtype(leaf), copy=False))
         return jax.lax.dynamic_slice_in_dim(leaf, start, chunk_size)
 
     chunks = [fn(state, jax.tree.map(partial(rows, start=start), inputs)) for start in _starts(num_points, chunk_size)]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bdal.committee import Apply, has_convolution, split_weights
+from bdal.committee import Apply, has_convolution, logits_and_features, split_weights
 from bdal.errors import LabelError, is_concrete
 
 
@@ -312,7 +312,4 @@ def _optimizer(training):
 
 
 def _logits(out):
-    logits = out[0] if isinstance(out, tuple) else out
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"apply: expected floating-point logits [C], got dtype {logits.dtype}")
-    return logits.astype(jnp.float32)
+    return logits_and_features(out)[0].astype(jnp.float32)

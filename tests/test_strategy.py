@@ -413,7 +413,7 @@ def test_equal_options_are_one_strategy():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("blad", {}, r"strategy: expected one of badge, bait, .*, got 'blad'"),
+        ("blad", {}, r"strategy: got 'blad' \(did you mean 'bald'\?\), expected one of badge, bait, "),
         ("bald", {"beta": 2}, r"strategy bald: expected no options, got 'beta'"),
         ("power_bald", {"betta": 2}, r"strategy power_bald: expected options score, beta, got 'betta'"),
         ("power_bald", {"beta": "high"}, r"a beta that is finite and not negative, got 'high'"),
@@ -1177,3 +1177,61 @@ def test_a_network_that_ends_in_softmax_is_warned_of(final):
         asked_of("entropy", apply)
     found = [str(w.message) for w in caught if "apply: expected logits" in str(w.message)]
     assert len(found) == (final is jax.nn.softmax)
+
+
+@pytest.mark.parametrize(
+    ("out", "found"),
+    [
+        (lambda logits: {"logits": logits}, "got a dict with 'logits'"),
+        (lambda logits: [logits, logits], "got a list of 2"),
+        (lambda logits: (logits,), "got a tuple of 1"),
+        (lambda logits: (logits, logits, logits), "got a tuple of 3"),
+        (lambda logits: None, "got None"),
+    ],
+)
+def test_what_apply_returns_is_named_where_it_is_no_logits(out, found):
+    with pytest.raises(TypeError, match=r"apply: expected logits \[C\], or a tuple .*" + found):
+        asked_of("entropy", lambda params, key, x: out(x @ params))
+
+
+class Lazy:
+    """Read like an array, such as a data set of h5py."""
+
+    shape, dtype, ndim = (N, D), np.dtype("f4"), 2
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, rows):
+        return np.asarray(POOL)[rows]
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (np.asarray(POOL).tolist(), "candidates: expected JAX or NumPy arrays .*, got a Python list"),
+        (Lazy(), r"candidates: expected JAX or NumPy arrays .*, got a .*Lazy; pass np.asarray"),
+        (np.array(["a", "b"]), "candidates: expected numbers, got dtype <U1"),
+        (np.array([None, "b"]), "candidates: expected numbers, got dtype object"),
+    ],
+    ids=["list", "lazy", "text", "objects"],
+)
+def test_a_pool_that_is_no_array_of_numbers_is_refused(pool, message):
+    with pytest.raises(TypeError, match=message):
+        query(KEY, make_strategy("bald"), COMMITTEE, pool, query_size=Q)
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f4", ">f8"])
+def test_pools_of_other_types_are_read_as_they_are_without_a_warning(dtype):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = query(KEY, make_strategy("bald"), COMMITTEE, np.asarray(POOL).astype(dtype), query_size=Q)
+    same_query(found, query(KEY, make_strategy("bald"), COMMITTEE, np.asarray(POOL), query_size=Q))
+
+
+@pytest.mark.parametrize(("key", "found"), [(0, "got 0"), (None, "got None"), (make_strategy("bald"), "forgotten")])
+def test_a_key_that_is_none_is_named(key, found):
+    with pytest.raises(TypeError, match=r"key: expected a key such as jax.random.key\(0\).*" + found):
+        query(key, make_strategy("bald"), COMMITTEE, POOL, query_size=Q)
+    with pytest.raises(TypeError, match=r"keys: expected .* got 50; pass jax.random.split"):
+        mc_dropout(dropout_apply, {}, 50)

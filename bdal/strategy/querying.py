@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from bdal.committee import Committee
 from bdal.errors import NonFiniteError, SelectorError, is_concrete
-from bdal.pool import map_pool
+from bdal.pool import check_inputs, device_dtype, map_pool
 from bdal.selection import Query, top_k
 from bdal.selection.fold import TIE_TOLERANCE
 from bdal.testing import check_committee
@@ -78,21 +78,21 @@ class Health(NamedTuple):
     score_quantiles: jax.Array  # [5], minimum, quartiles and maximum of the scores of these rows; NaN where a point has
     # no one score, or no row is left
     references: "References"  # of what the candidates are compared with
-    symptoms: tuple[jax.Array, jax.Array]  # of the committee, see `Committee.symptoms`
+    symptoms: tuple[jax.Array | np.bool_, jax.Array | np.bool_]  # of the committee, see `Committee.symptoms`
 
 
 class References(NamedTuple):
     """The rows, each `[5]` with -1 where there are fewer, whose values or predictions are not finite."""
 
-    labelled: jax.Array
-    targets: jax.Array
-    held_out: jax.Array
+    labelled: jax.Array | np.ndarray
+    targets: jax.Array | np.ndarray
+    held_out: jax.Array | np.ndarray
 
 
 NO_REFERENCES = References(*np.full((3, 5), -1, np.int32))
 
 
-NO_SYMPTOMS = np.bool_(False), np.bool_(False)
+NO_SYMPTOMS = np.bool_(0), np.bool_(0)
 
 REFERENCES = ("labelled points", "targets", "held_out")
 
@@ -137,10 +137,12 @@ def score_and_select(
     return query, health._replace(references=bad, symptoms=_symptoms(committee, candidates))
 
 
-def _symptoms(committee, candidates) -> tuple[jax.Array, jax.Array]:
+def _symptoms(committee, candidates) -> tuple[jax.Array | np.bool_, jax.Array | np.bool_]:
     if not isinstance(committee, Committee) or jax.tree.leaves(candidates)[0].shape[0] == 0:
         return NO_SYMPTOMS
-    return committee.symptoms(jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), candidates))
+    return committee.symptoms(
+        jax.tree.map(lambda leaf: jnp.asarray(leaf[:8].astype(device_dtype(leaf), copy=False)), candidates)
+    )
 
 
 def _left_out(values, labelled, bad: References, name: str) -> tuple[jax.Array, References]:
@@ -186,8 +188,10 @@ def take_rows(inputs, rows):
 
     def take(leaf):
         if leaf.shape[0] == 0:  # they fill a buffer in which nothing is real
-            return jnp.zeros((len(rows), *leaf.shape[1:]), leaf.dtype)
-        return jnp.asarray(leaf[np.asarray(rows)]) if isinstance(leaf, np.ndarray) else leaf[rows]
+            return jnp.zeros((len(rows), *leaf.shape[1:]), device_dtype(leaf))
+        if isinstance(leaf, np.ndarray):
+            return jnp.asarray(leaf[np.asarray(rows)].astype(device_dtype(leaf), copy=False))
+        return leaf[rows]
 
     return jax.tree.map(take, inputs)
 
@@ -265,6 +269,8 @@ def query(
     (4,)
     """
     check_on_nonfinite(on_nonfinite)
+    check_key(key)
+    check_inputs(candidates, "candidates")
     num_points = jax.tree.leaves(candidates)[0].shape[0]
     available = jnp.ones(num_points, bool) if available is None else jnp.asarray(available)
     if available.shape != (num_points,) or available.dtype != bool:
@@ -281,7 +287,7 @@ def query(
                 "inputs, or an empty array [0, ...] where there are none",
                 stacklevel=2,
             )
-        labelled_inputs = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), leaf.dtype), candidates)
+        labelled_inputs = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), device_dtype(leaf)), candidates)
         labels = jnp.zeros(0, jnp.int32)
     check_own_committee(committee, candidates)
     labelled = jnp.ones(jax.tree.leaves(labelled_inputs)[0].shape[0], bool)
@@ -369,6 +375,14 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
             "network): the score does not choose among them, and ties are random",
             stacklevel=3,
         )
+
+
+def check_key(key) -> None:
+    """TypeError unless it is a key of `jax.random`."""
+    if not isinstance(key, jax.Array | np.ndarray):
+        forgotten = " (is the key forgotten?)" if isinstance(key, QueryStrategy) else ""
+        found = "a strategy" if forgotten else repr(key)
+        raise TypeError(f"key: expected a key such as jax.random.key(0), first of all, got {found}{forgotten}")
 
 
 def check_on_nonfinite(value: str) -> None:

@@ -5,6 +5,7 @@ Axis letters: R rows, K members, C classes, D features, T targets, L labelled po
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cache, partial
 from types import NoneType
 from typing import NamedTuple, get_args
@@ -271,7 +272,9 @@ def make_strategy(
     True
     """
     if name not in table:
-        raise ValueError(f"strategy: expected one of {', '.join(sorted(table))}, got {name!r}")
+        near = get_close_matches(str(name).lower().replace("-", "_"), table, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"strategy: got {name!r}{hint}, expected one of {', '.join(sorted(table))}")
     factory = table[name].make
     parameters = _parameters(factory)
     unknown = [option for option in options if option not in parameters]
