@@ -115,7 +115,7 @@ def score_and_select(
         )  # fmt: skip
     prepare_key, select_key = jax.random.split(key)
     bad = NO_REFERENCES
-    if "labelled" in strategy.uses and len(labelled):
+    if "labelled" in strategy.uses and len(labels):
         labelled, bad = _left_out(committee.log_probs(labelled_inputs), labelled, bad, "labelled")
     if "targets" in strategy.uses and targets is not None:
         targets, bad = _replaced(committee, targets, targets, bad, "targets")
@@ -147,6 +147,8 @@ def _symptoms(committee, candidates) -> tuple[jax.Array | np.bool_, jax.Array | 
 
 def _left_out(values, labelled, bad: References, name: str) -> tuple[jax.Array, References]:
     """`labelled [L]` without the rows whose values are not finite, and these rows."""
+    if len(labelled) == 0:
+        return labelled, bad
     wrong = _nonfinite_rows(values, labelled)
     return labelled & ~wrong, bad._replace(**{name: jnp.nonzero(wrong, size=5, fill_value=-1)[0]})
 
@@ -326,13 +328,6 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
     less than `query_size` are left.
     """
     where = "look at the members' log-probabilities there: training may have diverged"
-    for name, rows in zip(REFERENCES, health.references, strict=True):
-        if (rows := np.asarray(rows)[np.asarray(rows) >= 0]).size:
-            found = f"{name}: expected finite predictions, got NaN or infinity in row{'s' * (rows.size > 1)} "
-            found += f"{', '.join(map(str, rows))}{' and perhaps more' if rows.size == 5 else ''}"
-            if on_nonfinite == "raise":
-                raise NonFiniteError(f'{found}; {where}, or leave them out with on_nonfinite="exclude"')
-            warnings.warn(f"{found}, which this query leaves out; {where}", stacklevel=3)
     if number := int(health.num_nonfinite):
         rows = [int(pool_indices[row]) for row in np.asarray(health.first_nonfinite) if row >= 0]
         found = (
@@ -349,6 +344,13 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
                 f"without; {where}"
             )
         warnings.warn(f"scores: {found}, which are excluded from this query; {where}", stacklevel=3)
+    for name, rows in zip(REFERENCES, health.references, strict=True):
+        if (rows := np.asarray(rows)[np.asarray(rows) >= 0]).size:
+            found = f"{name}: expected finite predictions, got NaN or infinity in row{'s' * (rows.size > 1)} "
+            found += f"{', '.join(map(str, rows))}{' and perhaps more' if rows.size == 5 else ''}"
+            if on_nonfinite == "raise":
+                raise NonFiniteError(f'{found}; {where}, or leave them out with on_nonfinite="exclude"')
+            warnings.warn(f"{found}, which this query leaves out; {where}", stacklevel=3)
     if error := int(health.pick_error):
         row = int(health.wrong_pick)
         known = error > 1 and row < len(pool_indices)  # the rows after those are the labelled set's
