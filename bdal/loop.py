@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import LabelError
+from bdal.errors import LabelError, is_concrete
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend
 from bdal.selection import Query
 from bdal.strategy import (
@@ -121,6 +121,7 @@ def active_learning(
         excluded[validation.indices] = True
     for number in range(start, rounds + 1):
         committee = fit_round(step_key(key, number, "fit"), labelled, validation, fit=fit, inputs=inputs)
+        check_trained(committee, f"round {number}, {int(labelled.count)} labels")
         if number == start:
             check_own_committee(committee, inputs)
             if num_classes is None and isinstance(committee, Committee):
@@ -221,6 +222,27 @@ def fit_round(key, labelled: LabelledSet, validation: LabelledSet | None, *, fit
     held_out = _held_out(validation, inputs)
     rows = jnp.maximum(labelled.indices, 0)
     return fit(key, take_rows(inputs, rows), jnp.asarray(labelled.labels), jnp.asarray(labelled.count), held_out)
+
+
+def check_trained(committee, when: str) -> None:
+    """Warn where a parameter is NaN or infinite: training has diverged, or has changed what is no weight.
+
+    >>> check_trained(None, "round 0")
+    """
+    if not isinstance(committee, Committee) or not is_concrete(committee):
+        return
+    if not bool(_all_finite(committee.params)):
+        warnings.warn(
+            f"{when}: training ended in NaN or infinite parameters: it diverged (a smaller learning rate), or params holds "
+            "something that is no weight, such as running statistics outside a flax collection",
+            stacklevel=3,
+        )
+
+
+@jax.jit
+def _all_finite(params) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.stack([jnp.bool_(True), *(jnp.isfinite(leaf).all() for leaf in floats)]).all()
 
 
 def _held_out(validation: LabelledSet | None, inputs):

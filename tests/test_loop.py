@@ -598,3 +598,20 @@ def test_tell_leaves_abstentions_out():
 def test_a_point_that_is_labelled_and_excluded_too_is_taken_once(excluded, points):
     labelled = extend(LabelledSet.empty(50), np.arange(4), np.zeros(4, int), num_points=10, num_classes=2)
     assert query_limit(labelled, np.isin(np.arange(10), excluded), query_size=20) == points
+
+
+def test_training_that_ends_in_nan_is_warned_of_with_its_round():
+    def diverging(params, key, x):  # what a running statistic is to a network that divides by it
+        return (x @ params["weights"]) / jnp.sqrt(params["variance"])
+
+    fit = fit_deep_ensemble(
+        lambda key: {"weights": jax.random.normal(key, (D, C)), "variance": jnp.float32(1e-3)},
+        diverging,
+        num_members=2,
+        training=Training(steps=30, min_steps=5, batch_size=8, learning_rate=0.5, eval_every=5, patience=2),
+    )
+    with pytest.warns(UserWarning, match=r"round 0, 4 labels: training ended in NaN .* running statistics"):
+        next(run(fit=fit, strategy=make_strategy("random"), validation=None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(run(strategy=make_strategy("random")))

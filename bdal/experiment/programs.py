@@ -16,7 +16,7 @@ from bdal import calibration, models
 from bdal.committee import Apply, from_nnx, nnx_init
 from bdal.errors import ConfigError
 from bdal.information import log_mean_exp
-from bdal.loop import fit_round, on_host, query_round
+from bdal.loop import check_trained, fit_round, on_host, query_round
 from bdal.pool import map_pool
 from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout, fit_snapshots
 from bdal.selection import Query
@@ -105,7 +105,9 @@ def programs_of(experiment, comparison, network: Network, together: bool) -> Pro
         return in_turn(one)
 
     def run_fit(keys, labelled, validation, pool):
-        return fit_seeds((jnp.stack(keys), _stack(labelled), _stack(validation)), pool)
+        committee = fit_seeds((jnp.stack(keys), _stack(labelled), _stack(validation)), pool)
+        check_trained(committee, f"{int(labelled[0].count)} labels")
+        return committee
 
     def run_evaluate(committee, inputs, labels, count):
         values = evaluate_seeds[count](committee, (inputs, labels))
