@@ -233,8 +233,8 @@ def check_trained(committee, when: str) -> None:
         return
     if not bool(_all_finite(committee.params)):
         warnings.warn(
-            f"{when}: training ended in NaN or infinite parameters: it diverged (a smaller learning rate), or params holds "
-            "something that is no weight, such as running statistics outside a flax collection",
+            f"{when}: training ended in NaN or infinite parameters: it diverged (a smaller learning rate), or params "
+            "holds something that is no weight, such as running statistics outside a flax collection",
             stacklevel=3,
         )
 

@@ -602,10 +602,10 @@ def test_a_point_that_is_labelled_and_excluded_too_is_taken_once(excluded, point
 
 def test_training_that_ends_in_nan_is_warned_of_with_its_round():
     def diverging(params, key, x):  # what a running statistic is to a network that divides by it
-        return (x @ params["weights"]) / jnp.sqrt(params["variance"])
+        return (x / jnp.sqrt(params["variance"])) @ params["weights"]
 
     fit = fit_deep_ensemble(
-        lambda key: {"weights": jax.random.normal(key, (D, C)), "variance": jnp.float32(1e-3)},
+        lambda key: {"weights": jax.random.normal(key, (D, C)), "variance": jnp.full(D, 1e-3)},
         diverging,
         num_members=2,
         training=Training(steps=30, min_steps=5, batch_size=8, learning_rate=0.5, eval_every=5, patience=2),
