@@ -11,6 +11,8 @@ import re
 import signal
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,32 @@ def failpoint(name: str) -> None:
 _passed: dict[str, int] = {}
 
 
+@contextmanager
+def guarded(folder: str | Path, check: Callable[[], None]) -> Iterator[None]:
+    """Inside, whatever writes a file below `folder` calls `check` just before, which raises where it must not."""
+    folder = Path(folder).absolute()
+    _guards[folder] = check
+    try:
+        yield
+    finally:
+        del _guards[folder]
+
+
+def check_own(path: str | Path) -> None:
+    """Raise what the guard of a folder above `path` raises; where there is none, anybody may write."""
+    path = Path(path).absolute()
+    for folder, check in list(_guards.items()):
+        if path.is_relative_to(folder):
+            check()
+
+
+_guards: dict[Path, Callable[[], None]] = {}
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Put `content` at `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder."""
     path = Path(path)
+    check_own(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -50,6 +75,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         failpoint(f"before_{path.name}")
+        check_own(path)
         os.replace(temporary, path)
         failpoint(f"after_{path.name}")
     except BaseException:
@@ -70,12 +96,15 @@ def append(path: str | Path, event: dict[str, Any]) -> None:
     if bad := [f"{field} is {value}" for field, value in _numbers(event) if not math.isfinite(value)]:
         raise NonFiniteError(f"{path}: {name!r}: {', '.join(bad[:5])}; only finite numbers are written")
     body = json.dumps(event, allow_nan=False, ensure_ascii=False).encode()
-    new = not path.exists()
     failpoint(f"before_{name}")
+    check_own(path)
+    new = not path.exists()
     with path.open("ab+", buffering=0) as file:
-        end = _whole_lines(file)
-        file.truncate(end)
+        size, end = file.seek(0, os.SEEK_END), _whole_lines(file)
         line = _sealed(body, _last_seal(file, end))
+        check_own(path)  # as late as can be; a line that comes later still does not fit the seals, and is found
+        if end < size:
+            file.truncate(end)
         try:
             if os.environ.get("BDAL_FAILPOINT"):
                 file.write(line[: len(line) // 2])

@@ -11,9 +11,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from bdal.experiment import durable
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 600.0  # seconds without one after which another host may take the lock over
@@ -29,7 +32,8 @@ def lock(workdir: str | Path) -> Iterator[None]:
 
     The operating system frees the lock of a process that ends, however it ends. `run.lock` says who holds it, and is
     touched every 30 seconds: where hosts share a folder but not their locks, it keeps another host out until it has
-    not been touched for 10 minutes. What a process that died has left there is taken over with a warning.
+    not been touched for 10 minutes. What a process that died has left there is taken over with a warning. One that was
+    only asleep, or whose directory was moved, notices before it writes the next line, and gets a `LockedError` too.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, lock(folder):
@@ -52,7 +56,8 @@ def lock(workdir: str | Path) -> Iterator[None]:
         heart = threading.Thread(target=_beat, args=(sign, token, over), daemon=True)
         heart.start()
         try:
-            yield
+            with durable.guarded(workdir, partial(_check_own, sign, token)):
+                yield
         finally:
             over.set()
             heart.join()
@@ -60,6 +65,17 @@ def lock(workdir: str | Path) -> Iterator[None]:
                 sign.unlink(missing_ok=True)
     finally:
         held.release()
+
+
+def _check_own(sign: Path, token: str) -> None:
+    owner = _read(sign)
+    if owner.get("token") == token:
+        return
+    if owner:
+        why = f"{_owner(owner)} has taken it over"
+    else:
+        why = "it was moved or removed, or another process has taken it over and ended"
+    raise LockedError(f"{sign.parent} is no longer this process's own: {why}; nothing more was written here")
 
 
 def _system_lock(path: Path):

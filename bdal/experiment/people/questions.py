@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from bdal.errors import LabelError
-from bdal.experiment.durable import write_atomic
+from bdal.experiment.durable import check_own, write_atomic
 from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers, title
 
 SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
@@ -92,6 +92,7 @@ def write_query(
         row = {"pool_index": index, "image": f"images/{image}" if image else ""} | of | {"label": ""}
         rows.append(row | ({"name": _no_formula(name)} if names is not None else {}))
 
+    check_own(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
         _put(folder / "images" / name, image.content)

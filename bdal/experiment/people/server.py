@@ -33,6 +33,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment.interrupt import interruptible
+from bdal.experiment.lock import LockedError
 from bdal.experiment.people.questions import hotkeys
 from bdal.pool import ABSTAIN
 
@@ -105,6 +106,7 @@ class LabelServer(ThreadingHTTPServer):
         self.lock = threading.Lock()  # one call of the session at a time
         self.told: OrderedDict[str, None] = OrderedDict()  # ids of the answers that are kept
         self.active = time.monotonic()  # when a person last did something
+        self.failed: Exception | None = None
 
     def state(self) -> State:
         """The session's state."""
@@ -131,6 +133,11 @@ class LabelServer(ThreadingHTTPServer):
         """End `serve`, once the answer that is being written is on disk."""
         with self.lock:
             self.stopping.set()
+
+    def fail(self, error: Exception) -> None:
+        """Have `serve` end with an error."""
+        self.failed = error
+        self.stop()
 
     def handle_error(self, request, client_address) -> None:
         """A browser that went away is no error; others print their traceback as ever."""
@@ -190,6 +197,8 @@ def serve(
         server.stop()
         server.shutdown()
         server.server_close()
+    if server.failed is not None:
+        raise server.failed
     announce(f"Stopped ({reason}). Every answer is saved; start it again to go on.")
 
 
@@ -282,6 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, str(error))
         except LabelError as error:
             self._refuse(422, str(error))
+        except LockedError as error:
+            self._refuse(503, f"The answer is not saved: {error}")
+            self.server.fail(error)
         except (OSError, ValueError) as error:  # a full disk, a damaged ledger: the page keeps it and tries again
             self._refuse(503, f"The answer is not saved yet: {getattr(error, 'strerror', None) or error}")
         else:

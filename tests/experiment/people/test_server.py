@@ -22,6 +22,7 @@ import yaml
 from bdal.datasets import load
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config
+from bdal.experiment.lock import LockedError
 from bdal.experiment.people import server
 from bdal.experiment.people.questions import picture
 from bdal.experiment.people.server import Item, State, make_server, serve
@@ -179,6 +180,42 @@ def test_a_fault_of_our_own_is_no_full_disk(client, session, capsys):
     assert "TypeError: ours" in capsys.readouterr().err
     session.before_keeping = lambda: None
     assert client.answer(12, 1, "one")[0] == 200
+
+
+def test_a_session_whose_directory_is_another_s_now_ends_the_server_with_that_error(session):
+    def taken():
+        session.inside.release()
+        raise LockedError("runs/a is no longer this process's own")
+
+    session.before_keeping = taken
+    lines, started = [], threading.Event()
+    outcome = []
+
+    def announce(line):
+        lines.append(line)
+        started.set()
+
+    def run():
+        try:
+            serve(session, open_browser=False, announce=announce)
+        except LockedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(30)
+    address = urlsplit(lines[0].removeprefix("Label at "))
+    connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
+    body = json.dumps({"id": "a", "pool_index": 12, "label": 1})
+    connection.request("POST", f"{address.path}answer", body, {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    assert (reply.status, json.loads(reply.read())["error"]) == (
+        503, "The answer is not saved: runs/a is no longer this process's own",
+    )  # fmt: skip
+    thread.join(30)
+    assert [str(error) for error in outcome] == ["runs/a is no longer this process's own"]
+    assert session.told == []
+    assert not any("Every answer is saved;" in line for line in lines)
 
 
 def test_images(client):
