@@ -18,8 +18,9 @@ from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
 from bdal.experiment import config
 from bdal.experiment import run as experiment_run
 from bdal.experiment.data import load as load_data
-from bdal.experiment.directory import seed_folder
+from bdal.experiment.directory import owner, seed_folder
 from bdal.experiment.durable import append
+from bdal.experiment.ledger import Ledger
 from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
 from bdal.strategy import STRATEGIES
@@ -269,8 +270,9 @@ def test_what_people_are_asked_for_is_said_at_the_end(workplace, runner, capsys)
         folder = seed_folder(workdir, experiment.comparisons[0], experiment.comparisons[0].strategies[0], 0)
         folder.mkdir(parents=True)
         (workdir / "config.yaml").write_text(config.dump(experiment))
-        append(folder / "ledger.jsonl", {"event": "queried", "round": -1, "indices": list(range(28))})
-        append(folder / "ledger.jsonl", {"event": "labelled", "round": -1, "indices": [7], "labels": [0]})
+        ledger = Ledger(0, folder, owner(workdir, "mc_dropout/margin", 0))
+        ledger.add({"event": "queried", "round": -1, "indices": list(range(28))})
+        ledger.add({"event": "labelled", "round": -1, "indices": [7], "labels": [0]})
 
     runner(run)
     one = ["--labels.oracle", "people", "--seeds", "1", "--comparisons.0.strategies", "[margin]"]

@@ -24,8 +24,7 @@ from bdal.experiment.words import both, title
 
 Key = tuple[str, str]  # posterior, strategy
 
-# of a config, what says which runs there are and not how a run is done; data and labels are the same in a group
-WHICH = ("name", "seeds", "first_seed", "together", "parameters", "data", "labels", "comparisons")
+WHICH = (*directory.WHICH, "data", "labels")  # data and labels are the same in a group
 
 
 class Source(NamedTuple):

@@ -363,7 +363,8 @@ def people(folder: Path, **labels) -> tuple[Path, list[dict]]:
     ledger = workdir / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl"
     validation, initial, *told = durable.read(ledger)
     start = {name: validation[name] + initial[name] for name in ("indices", "labels")}
-    asked = {"event": "queried", "round": -1, "indices": start["indices"]}
+    whose = directory.owner(workdir, "mc_dropout/bald", 0)
+    asked = {"event": "queried", **whose, "round": -1, "indices": start["indices"]}
     ledger.unlink()
     (ledger.parent / "metrics.jsonl").unlink()
     return workdir, [asked, {"event": "labelled", "round": -1, **start}, validation, initial, *told]
