@@ -220,7 +220,7 @@ def experiment_of(workdir: str | Path) -> config.Experiment:
     """The run that a directory holds: as it began, whatever was done to `config.yaml` since. Raises `ConfigError`."""
     workdir = Path(workdir)
     known = identity_of(workdir).get("experiment")
-    if known is None:  # a sweep's run that has not begun, or one of bdal 0.1.0
+    if known is None:  # a sweep's run that has not begun
         return config.load(workdir / "config.yaml")
     return config.typed(known, str(workdir / "run.json"))
 
@@ -311,7 +311,7 @@ def seed_runs(workdir: str | Path) -> list[SeedRun]:
         number = folder.removeprefix("seed_")
         if not number.isdecimal():
             continue
-        events, lines = read(ledger, unsealed=True), read(ledger.with_name("metrics.jsonl"), unsealed=True)
+        events, lines = read(ledger), read(ledger.with_name("metrics.jsonl"))
         if named:
             whose = owner(workdir, f"{posterior}/{strategy}", int(number))
             check_owner(ledger, events, whose)

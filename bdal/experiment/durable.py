@@ -123,12 +123,11 @@ def append(path: str | Path, event: dict[str, Any]) -> None:
     failpoint(f"after_{name}")
 
 
-def read(path: str | Path, *, unsealed: bool = False) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[dict[str, Any]]:
     """The events of a file, oldest first, without their checksums; none if the file is not there.
 
     A last line without its line end was torn by a crash: it is left out with a warning. Any other line that is not one
-    JSON object, or whose checksum does not fit, raises `CorruptRunError` naming file and line. `unsealed` also takes
-    the files of bdal 0.1.0, which had no checksums.
+    JSON object, or whose checksum does not fit, raises `CorruptRunError` naming file and line.
     """
     path = Path(path)
     if not path.exists():
@@ -138,12 +137,11 @@ def read(path: str | Path, *, unsealed: bool = False) -> list[dict[str, Any]]:
         lines, torn = [*lines, torn], b""
     if torn:
         warnings.warn(f"{path}: line {len(lines) + 1} was cut off by a crash and is left out", stacklevel=2)
-    unsealed = unsealed and not any(b'"crc"' in line for line in lines)
     events, seal = [], b""
     for number, line in enumerate(lines, start=1):
         where = f"{path}: line {number}"
-        body, found = (line, b"") if unsealed else (line[:-_SEAL] + b"}", line[-10:-2])
-        if not unsealed and _sealed(body, seal) != line + b"\n":
+        body = line[:-_SEAL] + b"}"
+        if _sealed(body, seal) != line + b"\n":
             raise CorruptRunError(
                 f"{where}: its checksum does not fit: it was damaged, or lines were edited, taken out or put in; found "
                 f"{line[:60]!r}; lines before it are as they were written"
@@ -155,7 +153,7 @@ def read(path: str | Path, *, unsealed: bool = False) -> list[dict[str, Any]]:
         if not isinstance(event, dict):
             raise CorruptRunError(f"{where}: expected one JSON object, found {line[:60]!r}")
         events.append(event)
-        seal = found
+        seal = line[-10:-2]
     return events
 
 

@@ -81,16 +81,9 @@ def _load(source: Source) -> tuple[Any, str]:
         data = load(source.experiment)
     except (ValueError, OSError) as error:
         return None, f"the data cannot be read ({' '.join(str(error).split())})"
-    earlier = bool(source.problem)  # bdal 0.1.0 took the fingerprint before it built the pool
-    if source.identity.get("data") not in (None, data.fingerprint) and not (earlier and _agree(source.runs, data)):
+    if source.identity.get("data") not in (None, data.fingerprint):
         return None, "the data that lies here is not the data of the run, as its fingerprint differs"
     return data, ""
-
-
-def _agree(runs: Sequence[SeedRun], data: Any) -> bool:
-    """Whether every label in the ledgers is that of its point."""
-    answers = [pair for run in runs for pair in _answers(run, "validation", "initial").items()]
-    return all(index < data.num_points and data.pool_labels[index] == label for index, label in answers)
 
 
 def _absent(data: config.Data) -> str:
