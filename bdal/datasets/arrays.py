@@ -136,7 +136,7 @@ def _inputs(name: str, values: Any) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: expected numbers, got dtype {values.dtype}")
-    if values.ndim < 2 or len(values) == 0:
+    if values.ndim < 2 or values.size == 0:
         raise ValueError(f"{name}: expected points first, then at least one axis of features, got shape {values.shape}")
     with np.errstate(over="ignore"):  # what overflows float32 is reported just below
         values = np.ascontiguousarray(values, dtype=np.float32)

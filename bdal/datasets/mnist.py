@@ -19,7 +19,8 @@ import numpy as np
 
 from bdal.datasets.archives import read_npz
 from bdal.datasets.arrays import KEYS
-from bdal.errors import DataNotFoundError
+from bdal.environment import expanded
+from bdal.errors import ConfigError, DataNotFoundError
 
 FILES = {
     "inputs": "train-images-idx3-ubyte.gz",
@@ -80,7 +81,10 @@ def read_notmnist(data_dir: str | Path | None) -> dict[str, np.ndarray]:
 
 def cache_dir() -> Path:
     """`BDAL_CACHE_DIR`, or `~/.cache/bdal`."""
-    return Path(os.environ.get("BDAL_CACHE_DIR") or Path.home() / ".cache" / "bdal").expanduser()
+    try:
+        return expanded(os.environ.get("BDAL_CACHE_DIR") or "~/.cache/bdal")
+    except ConfigError as error:
+        raise ConfigError(f"BDAL_CACHE_DIR: {error}") from None
 
 
 def _private_folder(path: Path) -> Path:
@@ -99,7 +103,7 @@ def data_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     chosen = data_dir or os.environ.get("BDAL_DATA_DIR")
     if not chosen:
         return []
-    folder = Path(chosen).expanduser()
+    folder = expanded(chosen)
     if not folder.is_dir():
         origin = "data_dir" if data_dir else "BDAL_DATA_DIR"
         raise DataNotFoundError(f"{origin}: expected a folder that holds {name}/, got {folder}, which does not exist")

@@ -45,6 +45,7 @@ from bdal.errors import ConfigError
 from bdal.experiment import config
 from bdal.experiment.durable import CorruptRunError, plain, read, write_atomic
 from bdal.experiment.ledger import check_owner
+from bdal.experiment.lines import check_lines
 
 
 class Row(NamedTuple):
@@ -185,10 +186,13 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return {}
     try:
         identity = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(identity, dict):
-            raise ValueError("no JSON object")
+        kinds = {"run": str, "experiment": dict, "versions": dict, "facts": dict, "later": list, "mismatches": list}
+        if not isinstance(identity, dict) or not all(
+            isinstance(identity.get(name, kind()), kind) for name, kind in kinds.items()
+        ):
+            raise ValueError("no JSON object of that form")
         return identity
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: expected what this package wrote, found other text") from error
 
 
@@ -243,7 +247,7 @@ def differences(workdir: str | Path, experiment: config.Experiment, fingerprint:
         if known["data"] != json.loads(json.dumps(plain(fingerprint))):
             there, here = (str(each)[:12] for each in (known["data"], fingerprint))
             found.append(f"data: {there} != {here}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         where = workdir / "run.json"
         raise CorruptRunError(f"{where}: expected what this package wrote, found other text") from error
     return found
@@ -316,6 +320,8 @@ def seed_runs(workdir: str | Path) -> list[SeedRun]:
             whose = owner(workdir, f"{posterior}/{strategy}", int(number))
             check_owner(ledger, events, whose)
             check_owner(ledger.with_name("metrics.jsonl"), lines, whose)
+        check_lines(ledger, events)
+        check_lines(ledger.with_name("metrics.jsonl"), lines, "metrics")
         metrics = {line.get("round"): line for line in lines}
         runs.append(SeedRun(posterior, strategy, int(number), ledger.parent, events, list(metrics.values())))
     _check_no_copies(runs)

@@ -148,7 +148,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             )
         try:
             event = json.loads(body, parse_constant=_refuse_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptRunError(f"{where}: expected one JSON object, found {line[:60]!r}") from error
         if not isinstance(event, dict):
             raise CorruptRunError(f"{where}: expected one JSON object, found {line[:60]!r}")

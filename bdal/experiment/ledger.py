@@ -14,6 +14,7 @@ import numpy as np
 from bdal.errors import LabelError
 from bdal.experiment import durable
 from bdal.experiment.durable import CorruptRunError
+from bdal.experiment.lines import check_lines
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, extend
 
 START = -1  # the round of the labels to start with, where people answer
@@ -44,13 +45,13 @@ class Ledger:
         self.seed = seed
         self.folder = folder
         self.owner = owner or {}
-        self.events = durable.read(folder / "ledger.jsonl")
+        self.events, measured = (durable.read(folder / name) for name in ("ledger.jsonl", "metrics.jsonl"))
+        for name, lines, kind in (("ledger.jsonl", self.events, None), ("metrics.jsonl", measured, "metrics")):
+            check_owner(folder / name, lines, self.owner)
+            check_lines(folder / name, lines, kind)
         self._places = {}
         for event in self.events:
-            self._places.setdefault((event.get("event"), event.get("round")), event)
-        measured = durable.read(folder / "metrics.jsonl")
-        for name, lines in (("ledger.jsonl", self.events), ("metrics.jsonl", measured)):
-            check_owner(folder / name, lines, self.owner)
+            self._places.setdefault((event["event"], event.get("round")), event)
         self._measured = {line["round"] for line in measured}
         if lost := sorted(number for number in self._measured if self.find("evaluated", number) is None):
             path = folder / "ledger.jsonl"
@@ -178,6 +179,12 @@ class Ledger:
         abstained on points for validation, others stand there twice, so that there are always as many.
         """
         answers = self.settled(policy, before=number)
+        for event in self.events:
+            if "indices" in event and (outside := [index for index in event["indices"] if index >= num_points]):
+                path = self.folder / "ledger.jsonl"
+                raise CorruptRunError(
+                    f"{path}: {event['event']!r}: expected pool points below {num_points}, found {outside[0]}"
+                )
         held_out, bought = (self.find(kind) for kind in ("validation", "initial"))
         start = [] if bought is None else bought["indices"]
         asked = start + [index for r in range(number) for index in self.queried(r)]

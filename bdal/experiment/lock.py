@@ -169,7 +169,7 @@ def _read(sign: Path) -> dict:
     try:
         owner = json.loads(sign.read_text(encoding="utf-8"))
         return owner if isinstance(owner, dict) else {}
-    except (OSError, ValueError):  # just taken, or just given back
+    except (OSError, ValueError, RecursionError):  # just taken, or just given back
         return {}
 
 

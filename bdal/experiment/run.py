@@ -32,6 +32,7 @@ from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
 from bdal.experiment.ledger import START, Ledger, Sets
+from bdal.experiment.lines import check_lines
 from bdal.experiment.lock import lock
 from bdal.experiment.programs import Network, Programs, network_of, programs_of
 from bdal.experiment.progress import Progress
@@ -195,7 +196,9 @@ def _kept_warnings(workdir: Path) -> Iterator[None]:
     """Write each distinct warning to `warnings.jsonl`, and show it as before."""
     path = workdir / "warnings.jsonl"
     _where.set("")
-    known = {(line["category"], line["message"]) for line in durable.read(path)}
+    lines = durable.read(path)
+    check_lines(path, lines, "warning")
+    known = {(line["category"], line["message"]) for line in lines}
     show_before = warnings.showwarning
 
     def show(message, category, *args, **kwargs):
@@ -348,9 +351,9 @@ def _budget(experiment, known: Sets) -> int:
 
 
 def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
-    experiment, data = prepared.experiment, prepared.data
+    labels, data = prepared.experiment.labels, prepared.data
     return ledger.sets(
-        number, capacity=experiment.labels.training_labels, policy=experiment.labels.contradictions,
+        number, capacity=min(labels.training_labels, data.num_points), policy=labels.contradictions,
         num_points=data.num_points, num_classes=data.num_classes,
     )  # fmt: skip
 

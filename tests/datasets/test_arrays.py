@@ -1,5 +1,6 @@
 """One's own arrays: what is let in, what is refused and how, and `.npz` files as pure data."""
 
+import re
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -301,3 +302,9 @@ def test_npz_goes_through_the_same_checks(tmp_path):
     np.savez(tmp_path / "mine.npz", **arrays(labels=np.array([0, 1, -3, 1, 0])))
     with pytest.raises(LabelError, match=r"labels\[2\] = -3"):
         load(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize("shape", [(5, 0), (5, 3, 0), (0, 3)])
+def test_points_without_features_are_refused(shape):
+    with pytest.raises(ValueError, match=re.escape(f"at least one axis of features, got shape {shape}")):
+        from_arrays(np.zeros(shape))

@@ -366,3 +366,15 @@ def test_of_ledgers_that_do_not_say_whose_they_are_no_two_seeds_start_alike(tmp_
     ledger_of(tmp_path / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl", EVENTS[:3])
     with pytest.raises(CorruptRunError, match=r"starts with the same points as seed_\d beside it: it is a copy"):
         seed_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{}]", '"run"', '{"run": 3}', '{"later": {}}', '{"facts": []}', '{"experiment": "x"}', "\x00"],
+)
+def test_a_run_json_that_is_none_is_named(tmp_path, text):
+    write_run(tmp_path, experiment(), "data")
+    (tmp_path / "run.json").write_text(text)
+    for read in (seed_runs, results, lambda path: write_run(path, experiment(), "data")):
+        with pytest.raises(CorruptRunError, match=r"run\.json: expected what this package wrote, found other text"):
+            read(tmp_path)

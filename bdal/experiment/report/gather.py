@@ -19,6 +19,7 @@ from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable
 from bdal.experiment.analysis import About, about
 from bdal.experiment.directory import Row, SeedRun
+from bdal.experiment.lines import check_lines
 from bdal.experiment.tables import order
 from bdal.experiment.words import both, title
 
@@ -161,6 +162,7 @@ def _read(path: Path, name: str) -> Source:
         warnings.simplefilter("always")
         runs = directory.seed_runs(path)
         warned = durable.read(path / "warnings.jsonl")
+        check_lines(path / "warnings.jsonl", warned, "warning")
     cost = tree.get("labels", {}).get("abstain_cost", 1)
     rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
     torn = sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})

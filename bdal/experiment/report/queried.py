@@ -6,11 +6,11 @@ Axis letters: N pool points, C classes, S seeds.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bdal.environment import expanded
 from bdal.experiment import config, figures
 from bdal.experiment.directory import SeedRun
 from bdal.experiment.report.document import Block, Bullets, Paragraph, Picture, Pictures, Section, Table
@@ -93,7 +93,7 @@ def _absent(data: config.Data) -> str:
     if data.name not in ("mnist", "fashion_mnist") or (cache_dir() / data.name / "arrays.npz").exists():
         return ""
     chosen = data.data_dir or os.environ.get("BDAL_DATA_DIR")
-    folders = [Path(chosen).expanduser() / data.name, Path(chosen).expanduser()] if chosen else []
+    folders = [expanded(chosen) / data.name, expanded(chosen)] if chosen else []
     folders.append(cache_dir() / data.name)
     if all(any((folder / file).is_file() for folder in folders) for file in FILES.values()):
         return ""
