@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +47,10 @@ def read_mnist(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
     cached = cache / "arrays.npz"
     if cached.exists():  # what the files must hold is fixed by their checksums, so it does not matter where they lay
         try:
+            if not (seal := cache / "arrays.sha256").exists() or seal.read_text() != _seal(name, cached):
+                raise ValueError(f"{cached}: not as it was decoded: its SHA-256 is not that in {seal.name}")
             return read_npz(cached, KEYS)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"bdal: {error}; making it again", file=sys.stderr)
     folders = [*data_folders(name, data_dir), cache]
     sources = _sources(name)
@@ -60,6 +63,7 @@ def read_mnist(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
         assert path is not None
         arrays[key] = _decode(path, sources[FILES[key]].info.checksum)
     _write(cached, arrays)
+    _put(cache / "arrays.sha256", lambda file: file.write(_seal(name, cached).encode()))
     print(f"bdal: {name} checked and decoded, kept in {cached}", file=sys.stderr)
     return arrays
 
@@ -190,12 +194,25 @@ def _decode(path: Path, checksum: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+def _seal(name: str, path: Path) -> str:
+    """SHA-256 of which data set it is and of the file."""
+    digest = hashlib.sha256(f"{name}|".encode())
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    _put(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def _put(path: Path, write: Callable[[Any], Any]) -> None:
     """Whole or not at all: a temporary name in the same folder, then a rename."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
