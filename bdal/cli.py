@@ -46,6 +46,9 @@ TAKE_FIELDS = ("run", "sweep", "doctor")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors end as one line on standard error, unless `--debug`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what it cannot write, as ± in ASCII, ends no run
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, own_flags = _parser()
     given, overrides = _take_overrides(arguments, own_flags)

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import os
@@ -252,6 +253,16 @@ def test_a_machine_without_a_home(workplace, runner, capsys, monkeypatch):
 
 def made_up_run_of_any(experiment, workdir, **_):
     made_up_run(experiment, workdir)
+
+
+def test_an_output_that_has_no_plus_minus_ends_no_run(workplace, runner, monkeypatch):
+    """A real table into a pipe in ASCII."""
+    runner(lambda experiment, workdir, **_: made_up_run(experiment, workdir))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["run", "tiny.yaml"]) == 0
+    out.flush()
+    assert rb"\xb1" in out.buffer.getvalue()
 
 
 def test_debug_and_bugs_raise(workplace, runner):
