@@ -87,7 +87,7 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
         new = 0
         if not ledger.finished:
             new = ledger.tell(number, found.indices, found.labels, num_classes=data.num_classes, source=found.source)
-        told = f"{new} of {len(found.indices)} answers in {Path(answers).name} are new"
+        told = f"{new} of {len(found.indices)} answers in {found.source['file']} are new"
         return f"{told}; {_train_and_ask(task, progress)}"
 
 
