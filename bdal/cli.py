@@ -7,6 +7,7 @@ interrupted by Ctrl-C or SIGTERM (the same command goes on).
 """
 
 import argparse
+import io
 import json
 import os
 import re
@@ -47,7 +48,7 @@ TAKE_FIELDS = ("run", "sweep", "doctor")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors end as one line on standard error, unless `--debug`."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what it cannot write, as ± in ASCII, ends no run
+        if isinstance(stream, io.TextIOWrapper):  # what it cannot write, as ± in ASCII, ends no run
             stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, own_flags = _parser()

@@ -112,7 +112,7 @@ class LabelServer(ThreadingHTTPServer):
         self.failed: Exception | None = None
         self.coming: OrderedDict[socket.socket, float] = OrderedDict()  # connections without their request, since when
 
-    def process_request(self, request, client_address) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Take a connection; where there are too many, the one that has been silent for longest is closed for it."""
         self.coming[request] = time.monotonic()
         if len(self.coming) > MOST:
@@ -130,7 +130,7 @@ class LabelServer(ThreadingHTTPServer):
         """A request was read."""
         self.coming.pop(connection, None)
 
-    def shutdown_request(self, request) -> None:
+    def shutdown_request(self, request: Any) -> None:
         """A connection ends, whatever came of it."""
         self.has_come(request)
         super().shutdown_request(request)
