@@ -7,11 +7,14 @@ interrupted by Ctrl-C or SIGTERM (the same command goes on).
 """
 
 import argparse
+import io
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -44,12 +47,19 @@ TAKE_FIELDS = ("run", "sweep", "doctor")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; errors end as one line on standard error, unless `--debug`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it cannot write, as ± in ASCII, ends no run
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser, own_flags = _parser()
     given, overrides = _take_overrides(arguments, own_flags)
     options = parser.parse_args(given)
     if overrides and options.command not in TAKE_FIELDS:
         print(f"bdal: {overrides[0].partition('=')[0]} is no option of `bdal {options.command}`", file=sys.stderr)
+        return 2
+    counts = Counter(word.partition("=")[0] for word in given if word.startswith("--"))
+    if twice := [flag for flag, count in counts.items() if count > 1 and flag != "--grid"]:
+        print(f"bdal: {twice[0]}: expected once, found it {counts[twice[0]]} times; keep one of them", file=sys.stderr)
         return 2
     options.overrides = overrides
 
@@ -73,6 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"bdal: {_one_line(error)}", file=sys.stderr)
         return 75 if isinstance(error, LockedError) else 2 if isinstance(error, ConfigError) else 1
+    except (MemoryError, RuntimeError) as error:
+        if options.debug or not _no_memory(error):
+            raise
+        print(f"bdal: {_short_of_memory(error)}", file=sys.stderr)
+        return 1
+
+
+def _no_memory(error: BaseException) -> bool:
+    """Whether the host (NumPy, Python) or a device (XLA) had no memory left."""
+    return isinstance(error, MemoryError) or bool(re.search(r"RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)))
+
+
+def _short_of_memory(error: BaseException) -> str:
+    where = "this machine" if isinstance(error, MemoryError) else "the device"
+    asked = _one_line(error)
+    asked = asked if len(asked) <= 200 else asked[:199] + "…"
+    return (
+        f"{where} has not enough memory: {asked}; make smaller, in this order: query.chunk_size, query.candidates, "
+        "training.batch_size, comparisons.N.members, data.pool, or seeds in one program (--together false)"
+    )
 
 
 def _show_warning(message, category, *_args, **_kwargs) -> None:
@@ -224,10 +254,11 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bdal.environment import expanded
     from bdal.experiment import config
 
     experiment = config.load(options.config, options.overrides)
-    workdir = (options.workdir or Path("runs") / experiment.name).expanduser().resolve()
+    workdir = expanded(options.workdir or Path("runs") / experiment.name).resolve()
     _keep_compiled_programs()
 
     from bdal.experiment.run import run
@@ -316,16 +347,19 @@ def _keep_compiled_programs() -> None:
     """
     import jax
 
+    from bdal.environment import expanded
+    from bdal.errors import ConfigError
+
     if getattr(jax.config, "jax_compilation_cache_dir", None):  # the user's own choice
         return
-    folder = Path(os.environ.get("BDAL_CACHE_DIR") or "~/.cache/bdal").expanduser().resolve() / "xla" / _processor()
     try:
+        folder = expanded(os.environ.get("BDAL_CACHE_DIR") or "~/.cache/bdal").resolve() / "xla" / _processor()
         folder.mkdir(parents=True, exist_ok=True)
         for private in (folder.parent, folder):
             if private.stat().st_uid != os.getuid():
                 raise PermissionError(None, "belongs to another user", str(private))
             private.chmod(0o700)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         print(f"bdal: compiled programs are not kept: {_one_line(error)}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))

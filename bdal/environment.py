@@ -89,6 +89,17 @@ def _nvidia_smi() -> list[str]:
     return [line.strip() for line in listed.splitlines() if line.startswith("GPU ")]
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` replaced by the home directory. Raises `ConfigError` where that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path}: expected a path, found ~ for a home directory that is not known (no such user, or HOME is not "
+            "set); write the path in full"
+        ) from None
+
+
 def check_hosts_agree(digest: str) -> None:
     """Refuse to start where the processes of one `jax.distributed` program were given different things to run.
 

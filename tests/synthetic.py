@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from bdal import datasets
-from bdal.experiment import config, directory, durable
+from bdal.experiment import config, directory
+from bdal.experiment.ledger import Ledger
 
 SMALL = config.Experiment(
     name="small",
@@ -37,10 +38,12 @@ def make_run(workdir: Path, experiment: config.Experiment = SMALL, *, noise: flo
         for place, strategy in enumerate(comparison.strategies):
             for seed in experiment.seed_numbers:
                 folder = directory.seed_folder(workdir, comparison, strategy, seed)
+                method = f"{comparison.posterior}/{comparison.label(strategy)}"
+                written = Ledger(seed, folder, directory.owner(workdir, method, seed))
                 for event in events(experiment, seed, place):
-                    durable.append(folder / "ledger.jsonl", event)
+                    written.add(event)
                 for line in metrics(experiment, seed, place):
-                    durable.append(folder / "metrics.jsonl", line)
+                    written.measure(line)
     return workdir
 
 

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import os
@@ -18,8 +19,9 @@ from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
 from bdal.experiment import config
 from bdal.experiment import run as experiment_run
 from bdal.experiment.data import load as load_data
-from bdal.experiment.directory import seed_folder
+from bdal.experiment.directory import owner, seed_folder
 from bdal.experiment.durable import append
+from bdal.experiment.ledger import Ledger
 from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
 from bdal.strategy import STRATEGIES
@@ -194,6 +196,75 @@ def test_errors_are_one_line(workplace, runner, capsys, error, code, line):
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda: np.zeros(2**56), "this machine has not enough memory: Unable to allocate 512. PiB for an array"),
+        (lambda: jax.numpy.zeros(2**44).block_until_ready(), "the device has not enough memory: RESOURCE_EXHAUSTED: "),
+        (lambda: b"x" * 2**62, "this machine has not enough memory: MemoryError"),
+    ],
+)
+def test_without_memory_it_is_said_what_was_asked_and_what_to_make_smaller(workplace, runner, capsys, ask, says):
+    runner(lambda *_, **__: ask())
+    assert cli.main(["run", "tiny.yaml"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bdal: {says}")
+    assert line.endswith(
+        "; make smaller, in this order: query.chunk_size, query.candidates, training.batch_size, "
+        "comparisons.N.members, data.pool, or seeds in one program (--together false)"
+    )
+    with pytest.raises((MemoryError, RuntimeError)):
+        cli.main(["run", "tiny.yaml", "--debug"])
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        ["--workdir", "a", "--workdir", "b"], ["--workdir=a", "--workdir=a"], ["--allow-mismatch", "--allow-mismatch"],
+        ["--seeds", "3", "--seeds", "4"], ["--data-dir", "a", "--data.data-dir", "b"],
+    ],
+)  # fmt: skip
+def test_an_option_that_is_given_twice_is_refused(workplace, runner, capsys, twice):
+    runner(lambda *_, **__: pytest.fail("it ran"))
+    assert cli.main(["run", "tiny.yaml", *twice]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected once, found" in line
+
+
+def test_a_machine_without_a_home(workplace, runner, capsys, monkeypatch):
+    """No HOME, and a user whom the system does not know, as in some containers."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("BDAL_CACHE_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    jax.config.update("jax_compilation_cache_dir", None)
+    runner(made_up_run_of_any)
+    assert cli.main(["run", "tiny.yaml"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith(
+        "bdal: compiled programs are not kept: ~/.cache/bdal: expected a path, found ~ for a home "
+    )
+    assert "Traceback" not in errors
+    for arguments in (["--data.name", "mnist"], ["--data-dir", "~nosuch/there"], ["--workdir", "~nosuch/there"]):
+        code = cli.main(["doctor" if "mnist" in arguments else "run", "tiny.yaml", *arguments])
+        assert code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "~" in line][-1:]
+        assert "found ~ for a home directory that is not known" in line
+
+
+def made_up_run_of_any(experiment, workdir, **_):
+    made_up_run(experiment, workdir)
+
+
+def test_an_output_that_has_no_plus_minus_ends_no_run(workplace, runner, monkeypatch):
+    """A real table into a pipe in ASCII."""
+    runner(lambda experiment, workdir, **_: made_up_run(experiment, workdir))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["run", "tiny.yaml"]) == 0
+    out.flush()
+    assert rb"\xb1" in out.buffer.getvalue()
+
+
 def test_debug_and_bugs_raise(workplace, runner):
     def run(*_, **__):
         raise ValueError("deep inside")
@@ -269,8 +340,9 @@ def test_what_people_are_asked_for_is_said_at_the_end(workplace, runner, capsys)
         folder = seed_folder(workdir, experiment.comparisons[0], experiment.comparisons[0].strategies[0], 0)
         folder.mkdir(parents=True)
         (workdir / "config.yaml").write_text(config.dump(experiment))
-        append(folder / "ledger.jsonl", {"event": "queried", "round": -1, "indices": list(range(28))})
-        append(folder / "ledger.jsonl", {"event": "labelled", "round": -1, "indices": [7], "labels": [0]})
+        ledger = Ledger(0, folder, owner(workdir, "mc_dropout/margin", 0))
+        ledger.add({"event": "queried", "round": -1, "indices": list(range(28))})
+        ledger.add({"event": "labelled", "round": -1, "indices": [7], "labels": [0]})
 
     runner(run)
     one = ["--labels.oracle", "people", "--seeds", "1", "--comparisons.0.strategies", "[margin]"]

@@ -1,8 +1,9 @@
 """Data sets as arrays on the host: by name, one's own, folders of images, and pools built from them."""
 
-from bdal.datasets.arrays import Dataset, fingerprint, from_arrays, oracle
+from bdal.datasets.arrays import Dataset, from_arrays, oracle
 from bdal.datasets.counts import LabelCounts, label_counts
 from bdal.datasets.duplicates import Duplicates, duplicates
+from bdal.datasets.fingerprints import fingerprint
 from bdal.datasets.named import NAMES, load
 from bdal.datasets.pools import (
     POOLS,

@@ -1,6 +1,5 @@
-"""The one shape that every data set has, the checks at its door, its fingerprint, and the simulated oracle."""
+"""The one shape that every data set has, the checks at its door, and the simulated oracle."""
 
-import hashlib
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -110,36 +109,6 @@ def from_arrays(
     return Dataset(inputs, labels, test_inputs, test_labels, int(num_classes), name, class_names, files)
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Whether it is the same data: SHA-256 over counts, shapes, dtypes, all labels and every (N // 256)-th input.
-
-    A pool without labels is known by all its inputs. The names of the classes, which tell what an answer means, and of
-    the files that people are shown, below the folder that all of them are in, are part of it.
-
-    >>> data = from_arrays([[0.0], [1.0]], [0, 1], [[0.5]], [0])
-    >>> fingerprint(data) == fingerprint(data._replace(name="renamed"))
-    True
-    >>> fingerprint(data) == fingerprint(data._replace(labels=data.labels[::-1]))
-    False
-    """
-    digest = hashlib.sha256(str(dataset.num_classes).encode())
-    for names in (dataset.class_names, dataset.file_names):
-        if names is not None or dataset.labels is None:
-            digest.update(f"|{names}|".encode("utf-8", "backslashreplace"))
-    for inputs, labels in ((dataset.inputs, dataset.labels), (dataset.test_inputs, dataset.test_labels)):
-        if inputs is None:
-            digest.update(b"|none|")
-            continue
-        sample = inputs if labels is None else inputs[:: max(1, len(inputs) // 256)]
-        for values in (labels, sample):
-            if values is None:
-                digest.update(b"|none|")
-                continue
-            digest.update(f"|{len(inputs)} {values.shape} {values.dtype.str}|".encode())
-            digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
-
-
 def oracle(labels: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
     """The simulated oracle: pool indices `[Q]` to the labels `[Q]` that the data set already has.
 
@@ -167,7 +136,7 @@ def _inputs(name: str, values: Any) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: expected numbers, got dtype {values.dtype}")
-    if values.ndim < 2 or len(values) == 0:
+    if values.ndim < 2 or values.size == 0:
         raise ValueError(f"{name}: expected points first, then at least one axis of features, got shape {values.shape}")
     with np.errstate(over="ignore"):  # what overflows float32 is reported just below
         values = np.ascontiguousarray(values, dtype=np.float32)

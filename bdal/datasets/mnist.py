@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ import numpy as np
 
 from bdal.datasets.archives import read_npz
 from bdal.datasets.arrays import KEYS
-from bdal.errors import DataNotFoundError
+from bdal.environment import expanded
+from bdal.errors import ConfigError, DataNotFoundError
 
 FILES = {
     "inputs": "train-images-idx3-ubyte.gz",
@@ -45,8 +47,10 @@ def read_mnist(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
     cached = cache / "arrays.npz"
     if cached.exists():  # what the files must hold is fixed by their checksums, so it does not matter where they lay
         try:
+            if not (seal := cache / "arrays.sha256").exists() or seal.read_text() != _seal(name, cached):
+                raise ValueError(f"{cached}: not as it was decoded: its SHA-256 is not that in {seal.name}")
             return read_npz(cached, KEYS)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"bdal: {error}; making it again", file=sys.stderr)
     folders = [*data_folders(name, data_dir), cache]
     sources = _sources(name)
@@ -59,6 +63,7 @@ def read_mnist(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
         assert path is not None
         arrays[key] = _decode(path, sources[FILES[key]].info.checksum)
     _write(cached, arrays)
+    _put(cache / "arrays.sha256", lambda file: file.write(_seal(name, cached).encode()))
     print(f"bdal: {name} checked and decoded, kept in {cached}", file=sys.stderr)
     return arrays
 
@@ -80,7 +85,10 @@ def read_notmnist(data_dir: str | Path | None) -> dict[str, np.ndarray]:
 
 def cache_dir() -> Path:
     """`BDAL_CACHE_DIR`, or `~/.cache/bdal`."""
-    return Path(os.environ.get("BDAL_CACHE_DIR") or Path.home() / ".cache" / "bdal").expanduser()
+    try:
+        return expanded(os.environ.get("BDAL_CACHE_DIR") or "~/.cache/bdal")
+    except ConfigError as error:
+        raise ConfigError(f"BDAL_CACHE_DIR: {error}") from None
 
 
 def _private_folder(path: Path) -> Path:
@@ -99,7 +107,7 @@ def data_folders(name: str, data_dir: str | Path | None) -> list[Path]:
     chosen = data_dir or os.environ.get("BDAL_DATA_DIR")
     if not chosen:
         return []
-    folder = Path(chosen).expanduser()
+    folder = expanded(chosen)
     if not folder.is_dir():
         origin = "data_dir" if data_dir else "BDAL_DATA_DIR"
         raise DataNotFoundError(f"{origin}: expected a folder that holds {name}/, got {folder}, which does not exist")
@@ -186,12 +194,25 @@ def _decode(path: Path, checksum: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
+def _seal(name: str, path: Path) -> str:
+    """SHA-256 of which data set it is and of the file."""
+    digest = hashlib.sha256(f"{name}|".encode())
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    _put(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def _put(path: Path, write: Callable[[Any], Any]) -> None:
     """Whole or not at all: a temporary name in the same folder, then a rename."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

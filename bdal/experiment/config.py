@@ -17,6 +17,7 @@ import yaml
 
 from bdal import training
 from bdal.datasets import NAMES, check_pool
+from bdal.environment import expanded
 from bdal.errors import ConfigError
 from bdal.experiment import strict
 from bdal.experiment.strict import override, read_yaml, show
@@ -248,9 +249,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     experiment = typed(override(read_yaml(Path(path)), overrides), str(path), overrides)
     data = experiment.data  # its paths: the same from every folder
     if is_path(data.name) or (data.name not in NAMES and Path(data.name).is_dir()):
-        data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
+        data = dataclasses.replace(data, name=str(expanded(data.name).resolve()))
     if data.data_dir is not None:
-        data = dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
+        data = dataclasses.replace(data, data_dir=str(expanded(data.data_dir).resolve()))
     return dataclasses.replace(experiment, data=data)
 
 
@@ -269,7 +270,7 @@ def moved(experiment: Experiment, data_dir: str | Path | None) -> Experiment:
     if data_dir is None:
         return experiment
     field = "name" if is_path(experiment.data.name) else "data_dir"
-    there = {field: str(Path(data_dir).expanduser().resolve())}
+    there = {field: str(expanded(data_dir).resolve())}
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **there))
 
 
@@ -335,6 +336,10 @@ def _check(experiment: Experiment) -> None:
     def positive(path: str, value: int | None) -> None:
         require(value is None or value >= 1, path, "at least 1", value)
 
+    for path, value in _leaves(as_dict(experiment)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and not path.endswith(("seed", "first_seed")):  # they have a range of their own
+            require(abs(value) < 2**31, path, "a number of at most 2147483647, as arrays count", value)
     data, model = experiment.data, experiment.model
     assert model.hidden is not None  # the model's own is filled in
     assert model.dropout is not None

@@ -112,6 +112,10 @@ def _check(experiment, data, names) -> None:
         raise ConfigError(
             f"labels: expected at most {len(data.inputs)} labels to start with, one a pool point, found {start}"
         )
+    if experiment.query.size > len(data.inputs):
+        raise ConfigError(
+            f"query.size: expected at most {len(data.inputs)}, the points of the pool, found {experiment.query.size}"
+        )
     if len(names) < 2:
         raise ConfigError(f"data.classes: expected the names of at least two classes for {where}, found {list(names)}")
     if labels.oracle == "people" and (odd := [name for name in names if name != name.strip() or name in ABSTAINS]):

@@ -7,7 +7,9 @@
     WORKDIR/query/                                                    the open query, where people answer
     WORKDIR/curves.png  curves.pdf  table.md  table.csv               made from the ledgers
 
-A ledger's events, in their order (indices are pool indices; a label is null where the oracle abstained):
+A ledger's events, in their order (indices are pool indices; a label is null where the oracle abstained). The first one
+says whose ledger it is as well, `"run": "...", "method": "mc_dropout/bald", "seed": 3`, as does the first line of the
+metrics; `run.json` has the run's name.
 
     {"event": "validation", "indices": [...], "labels": [...]}
     {"event": "initial", "indices": [...], "labels": [...]}
@@ -31,6 +33,7 @@ Every line is sealed (`bdal.experiment.durable`).
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -41,6 +44,8 @@ from bdal.environment import versions
 from bdal.errors import ConfigError
 from bdal.experiment import config
 from bdal.experiment.durable import CorruptRunError, plain, read, write_atomic
+from bdal.experiment.ledger import check_owner
+from bdal.experiment.lines import check_lines
 
 
 class Row(NamedTuple):
@@ -88,6 +93,14 @@ def seed_folder(workdir: str | Path, comparison: config.Comparison, strategy: co
     """Where one (posterior, strategy, seed) keeps its ledger and metrics."""
     return Path(workdir) / comparison.posterior / comparison.label(strategy) / f"seed_{seed}"
 
+
+def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
+    """Whose a ledger is: the run by the name that its `run.json` has, the method and the seed."""
+    return {"run": identity_of(workdir).get("run"), "method": method, "seed": seed}
+
+
+# of a config, what says which runs there are, and not how one is done
+WHICH = ("name", "seeds", "first_seed", "together", "parameters", "comparisons")
 
 _OF_THE_RUN = ("config", "experiment", "data", "chunk_size", "facts")  # the rest of run.json is its environment
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no fault of whoever chose the directory
@@ -149,8 +162,15 @@ def write_run(
 
 
 def run_identity(experiment: config.Experiment, fingerprint: Any) -> dict[str, Any]:
-    """What `run.json` says: the config and its digest, data fingerprint, chunk size, and the environment."""
+    """What `run.json` says: the run's name, the config and its digest, data fingerprint, chunk size, and environment.
+
+    The name is made of what the run began with: how, on what and with which labels, whichever seeds and methods; what
+    it goes on with does not change it.
+    """
+    how = {name: value for name, value in config.as_dict(config.anywhere(experiment)).items() if name not in WHICH}
+    name = hashlib.sha256(json.dumps([how, plain(fingerprint)], sort_keys=True).encode()).hexdigest()[:12]
     return {
+        "run": f"run-{name}",
         "config": config.digest(experiment),
         "experiment": config.as_dict(config.anywhere(experiment)),
         "data": plain(fingerprint),
@@ -166,10 +186,13 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return {}
     try:
         identity = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(identity, dict):
-            raise ValueError("no JSON object")
+        kinds = {"run": str, "experiment": dict, "versions": dict, "facts": dict, "later": list, "mismatches": list}
+        if not isinstance(identity, dict) or not all(
+            isinstance(identity.get(name, kind()), kind) for name, kind in kinds.items()
+        ):
+            raise ValueError("no JSON object of that form")
         return identity
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: expected what this package wrote, found other text") from error
 
 
@@ -201,7 +224,7 @@ def experiment_of(workdir: str | Path) -> config.Experiment:
     """The run that a directory holds: as it began, whatever was done to `config.yaml` since. Raises `ConfigError`."""
     workdir = Path(workdir)
     known = identity_of(workdir).get("experiment")
-    if known is None:  # a sweep's run that has not begun, or one of bdal 0.1.0
+    if known is None:  # a sweep's run that has not begun
         return config.load(workdir / "config.yaml")
     return config.typed(known, str(workdir / "run.json"))
 
@@ -224,7 +247,7 @@ def differences(workdir: str | Path, experiment: config.Experiment, fingerprint:
         if known["data"] != json.loads(json.dumps(plain(fingerprint))):
             there, here = (str(each)[:12] for each in (known["data"], fingerprint))
             found.append(f"data: {there} != {here}")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         where = workdir / "run.json"
         raise CorruptRunError(f"{where}: expected what this package wrote, found other text") from error
     return found
@@ -286,19 +309,37 @@ def seed_runs(workdir: str | Path) -> list[SeedRun]:
 
     Raises `CorruptRunError` as `read` does.
     """
-    runs = []
+    runs, named = [], "run" in identity_of(workdir)
     for ledger in Path(workdir).glob("*/*/seed_*/ledger.jsonl"):
         posterior, strategy, folder = ledger.relative_to(workdir).parts[:3]
         number = folder.removeprefix("seed_")
         if not number.isdecimal():
             continue
-        metrics = {line.get("round"): line for line in read(ledger.with_name("metrics.jsonl"), unsealed=True)}
-        runs.append(
-            SeedRun(
-                posterior, strategy, int(number), ledger.parent, read(ledger, unsealed=True), list(metrics.values())
-            )
-        )
+        events, lines = read(ledger), read(ledger.with_name("metrics.jsonl"))
+        if named:
+            whose = owner(workdir, f"{posterior}/{strategy}", int(number))
+            check_owner(ledger, events, whose)
+            check_owner(ledger.with_name("metrics.jsonl"), lines, whose)
+        check_lines(ledger, events)
+        check_lines(ledger.with_name("metrics.jsonl"), lines, "metrics")
+        metrics = {line.get("round"): line for line in lines}
+        runs.append(SeedRun(posterior, strategy, int(number), ledger.parent, events, list(metrics.values())))
+    _check_no_copies(runs)
     return sorted(runs, key=lambda run: run[:3])
+
+
+def _check_no_copies(runs: list[SeedRun]) -> None:
+    """Two seeds of a method never start with the same points; where ledgers do not say whose they are, this does."""
+    found = {}
+    for run in runs:
+        start = [event.get("indices") for event in run.events if event.get("event") in ("validation", "initial")]
+        if len(start) == 2 and any(start):
+            other = found.setdefault(repr([run[:2], start]), run)
+            if other is not run:
+                raise CorruptRunError(
+                    f"{run.folder / 'ledger.jsonl'}: starts with the same points as {other.folder.name} beside it: it "
+                    "is a copy; put its own back, or take its folder away"
+                )
 
 
 def results(workdir: str | Path) -> list[Row]:

@@ -11,6 +11,8 @@ import re
 import signal
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,32 @@ def failpoint(name: str) -> None:
 _passed: dict[str, int] = {}
 
 
+@contextmanager
+def guarded(folder: str | Path, check: Callable[[], None]) -> Iterator[None]:
+    """Inside, whatever writes a file below `folder` calls `check` just before, which raises where it must not."""
+    folder = Path(folder).absolute()
+    _guards[folder] = check
+    try:
+        yield
+    finally:
+        del _guards[folder]
+
+
+def check_own(path: str | Path) -> None:
+    """Raise what the guard of a folder above `path` raises; where there is none, anybody may write."""
+    path = Path(path).absolute()
+    for folder, check in list(_guards.items()):
+        if path.is_relative_to(folder):
+            check()
+
+
+_guards: dict[Path, Callable[[], None]] = {}
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Put `content` at `path` whole or not at all: a temporary file beside it, fsync, rename, fsync of the folder."""
     path = Path(path)
+    check_own(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -50,6 +75,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         failpoint(f"before_{path.name}")
+        check_own(path)
         os.replace(temporary, path)
         failpoint(f"after_{path.name}")
     except BaseException:
@@ -70,12 +96,15 @@ def append(path: str | Path, event: dict[str, Any]) -> None:
     if bad := [f"{field} is {value}" for field, value in _numbers(event) if not math.isfinite(value)]:
         raise NonFiniteError(f"{path}: {name!r}: {', '.join(bad[:5])}; only finite numbers are written")
     body = json.dumps(event, allow_nan=False, ensure_ascii=False).encode()
-    new = not path.exists()
     failpoint(f"before_{name}")
+    check_own(path)
+    new = not path.exists()
     with path.open("ab+", buffering=0) as file:
-        end = _whole_lines(file)
-        file.truncate(end)
+        size, end = file.seek(0, os.SEEK_END), _whole_lines(file)
         line = _sealed(body, _last_seal(file, end))
+        check_own(path)  # as late as can be; a line that comes later still does not fit the seals, and is found
+        if end < size:
+            file.truncate(end)
         try:
             if os.environ.get("BDAL_FAILPOINT"):
                 file.write(line[: len(line) // 2])
@@ -94,12 +123,11 @@ def append(path: str | Path, event: dict[str, Any]) -> None:
     failpoint(f"after_{name}")
 
 
-def read(path: str | Path, *, unsealed: bool = False) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[dict[str, Any]]:
     """The events of a file, oldest first, without their checksums; none if the file is not there.
 
     A last line without its line end was torn by a crash: it is left out with a warning. Any other line that is not one
-    JSON object, or whose checksum does not fit, raises `CorruptRunError` naming file and line. `unsealed` also takes
-    the files of bdal 0.1.0, which had no checksums.
+    JSON object, or whose checksum does not fit, raises `CorruptRunError` naming file and line.
     """
     path = Path(path)
     if not path.exists():
@@ -109,24 +137,23 @@ def read(path: str | Path, *, unsealed: bool = False) -> list[dict[str, Any]]:
         lines, torn = [*lines, torn], b""
     if torn:
         warnings.warn(f"{path}: line {len(lines) + 1} was cut off by a crash and is left out", stacklevel=2)
-    unsealed = unsealed and not any(b'"crc"' in line for line in lines)
     events, seal = [], b""
     for number, line in enumerate(lines, start=1):
         where = f"{path}: line {number}"
-        body, found = (line, b"") if unsealed else (line[:-_SEAL] + b"}", line[-10:-2])
-        if not unsealed and _sealed(body, seal) != line + b"\n":
+        body = line[:-_SEAL] + b"}"
+        if _sealed(body, seal) != line + b"\n":
             raise CorruptRunError(
                 f"{where}: its checksum does not fit: it was damaged, or lines were edited, taken out or put in; found "
                 f"{line[:60]!r}; lines before it are as they were written"
             )
         try:
             event = json.loads(body, parse_constant=_refuse_constant)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptRunError(f"{where}: expected one JSON object, found {line[:60]!r}") from error
         if not isinstance(event, dict):
             raise CorruptRunError(f"{where}: expected one JSON object, found {line[:60]!r}")
         events.append(event)
-        seal = found
+        seal = line[-10:-2]
     return events
 
 

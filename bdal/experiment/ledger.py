@@ -1,6 +1,7 @@
 """One seed's ledger: its events, and what they say was labelled before a round.
 
-An event is written once. Whoever comes back to a place in the ledger gets the event that is there.
+An event is written once. Whoever comes back to a place in the ledger gets the event that is there. The first one says
+whose ledger it is, and the seals of all others depend on it.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 from bdal.errors import LabelError
 from bdal.experiment import durable
 from bdal.experiment.durable import CorruptRunError
+from bdal.experiment.lines import check_lines
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, extend
 
 START = -1  # the round of the labels to start with, where people answer
@@ -33,16 +35,24 @@ class _Answer(NamedTuple):
 
 
 class Ledger:
-    """The events of one (posterior, strategy, seed), in memory and on disk."""
+    """The events of one (posterior, strategy, seed), in memory and on disk.
 
-    def __init__(self, seed: int, folder: Path):
+    `owner` is the run, the method and the seed (`directory.owner`). The first line of the ledger, and of the metrics,
+    has them; those of another owner are refused as `CorruptRunError`.
+    """
+
+    def __init__(self, seed: int, folder: Path, owner: dict[str, Any] | None = None):
         self.seed = seed
         self.folder = folder
-        self.events = durable.read(folder / "ledger.jsonl")
+        self.owner = owner or {}
+        self.events, measured = (durable.read(folder / name) for name in ("ledger.jsonl", "metrics.jsonl"))
+        for name, lines, kind in (("ledger.jsonl", self.events, None), ("metrics.jsonl", measured, "metrics")):
+            check_owner(folder / name, lines, self.owner)
+            check_lines(folder / name, lines, kind)
         self._places = {}
         for event in self.events:
-            self._places.setdefault((event.get("event"), event.get("round")), event)
-        self._measured = {line["round"] for line in durable.read(folder / "metrics.jsonl")}
+            self._places.setdefault((event["event"], event.get("round")), event)
+        self._measured = {line["round"] for line in measured}
         if lost := sorted(number for number in self._measured if self.find("evaluated", number) is None):
             path = folder / "ledger.jsonl"
             raise CorruptRunError(
@@ -66,6 +76,8 @@ class Ledger:
 
     def add(self, event: dict[str, Any]) -> dict[str, Any]:
         """Append an event."""
+        if not self.events:
+            event = {"event": event["event"], **self.owner, **event}
         event = durable.plain(event)
         durable.append(self.folder / "ledger.jsonl", event)
         self.events.append(event)
@@ -75,6 +87,7 @@ class Ledger:
     def measure(self, facts: dict[str, Any]) -> None:
         """Add a line with seconds to the metrics, once a round."""
         if facts["round"] not in self._measured:
+            facts = facts if self._measured else self.owner | facts
             durable.append(self.folder / "metrics.jsonl", facts)
             self._measured.add(facts["round"])
 
@@ -166,6 +179,12 @@ class Ledger:
         abstained on points for validation, others stand there twice, so that there are always as many.
         """
         answers = self.settled(policy, before=number)
+        for event in self.events:
+            if "indices" in event and (outside := [index for index in event["indices"] if index >= num_points]):
+                path = self.folder / "ledger.jsonl"
+                raise CorruptRunError(
+                    f"{path}: {event['event']!r}: expected pool points below {num_points}, found {outside[0]}"
+                )
         held_out, bought = (self.find(kind) for kind in ("validation", "initial"))
         start = [] if bought is None else bought["indices"]
         asked = start + [index for r in range(number) for index in self.queried(r)]
@@ -192,6 +211,22 @@ class Ledger:
         excluded = np.zeros(num_points, bool)
         excluded[validation + abstained] = True
         return Sets(filled(labelled, capacity), held_out, excluded, len(abstained))
+
+
+def check_owner(path: Path, lines: Sequence[dict[str, Any]], owner: dict[str, Any]) -> None:
+    """Raise `CorruptRunError` if a file has lines, and the first of them says that they are of another owner."""
+    found = {name: lines[0].get(name) for name in owner} if lines else owner
+    if found != owner:
+        raise CorruptRunError(
+            f"{path}: expected that of {_of(owner)}, found that of {_of(found)}: it was copied here; put its own back, "
+            "or take its folder away"
+        )
+
+
+def _of(owner: dict[str, Any]) -> str:
+    if set(owner.values()) == {None}:
+        return "nobody (it does not say whose it is)"
+    return ", ".join(f"{name} {value}" for name, value in owner.items())
 
 
 def _not_yet(given: Sequence[int], known: Sequence[int]) -> list[int]:

@@ -6,14 +6,16 @@ import re
 import secrets
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from bdal.experiment import durable
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 STALE = 600.0  # seconds without one after which another host may take the lock over
@@ -29,7 +31,8 @@ def lock(workdir: str | Path) -> Iterator[None]:
 
     The operating system frees the lock of a process that ends, however it ends. `run.lock` says who holds it, and is
     touched every 30 seconds: where hosts share a folder but not their locks, it keeps another host out until it has
-    not been touched for 10 minutes. What a process that died has left there is taken over with a warning.
+    not been touched for 10 minutes. What a process that died has left there is taken over with a warning. One that was
+    only asleep, or whose directory was moved, notices before it writes the next line, and gets a `LockedError` too.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, lock(folder):
@@ -52,7 +55,9 @@ def lock(workdir: str | Path) -> Iterator[None]:
         heart = threading.Thread(target=_beat, args=(sign, token, over), daemon=True)
         heart.start()
         try:
-            yield
+            _clear(workdir, token)
+            with durable.guarded(workdir, partial(_check_own, sign, token)):
+                yield
         finally:
             over.set()
             heart.join()
@@ -60,6 +65,42 @@ def lock(workdir: str | Path) -> Iterator[None]:
                 sign.unlink(missing_ok=True)
     finally:
         held.release()
+
+
+def _clear(workdir: Path, token: str) -> None:
+    """Remove what processes that were killed have left in a directory that is ours now: half-written files, doors."""
+    left = [*workdir.glob(".*.tmp"), *workdir.glob("*/*/seed_*/.*.tmp"), *workdir.glob("query/**/.*.tmp")]
+    writers = [(path, re.fullmatch(r"\..+\.([0-9]+)\.tmp", path.name)) for path in left]
+    left = [path for path, writer in writers if writer and not _another_is_alive(int(writer[1]))]
+    signs = [path for path in workdir.glob(".run.lock.*") if token not in path.name]
+    left += [path for path in signs if _read(path).get("host") == socket.gethostname()]
+    left += list(workdir.glob("label-*/open.html"))  # of `bdal label`, whose address is no longer served
+    for path in left:
+        with suppress(OSError):
+            path.unlink()
+    for door in workdir.glob("label-*"):
+        with suppress(OSError):
+            door.rmdir()
+
+
+def _another_is_alive(pid: int) -> bool:
+    """Whether a process of that number is there that is not this one: a report is written by another."""
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError) as error:
+        return isinstance(error, PermissionError)
+    return pid != os.getpid()
+
+
+def _check_own(sign: Path, token: str) -> None:
+    owner = _read(sign)
+    if owner.get("token") == token:
+        return
+    if owner:
+        why = f"{_owner(owner)} has taken it over"
+    else:
+        why = "it was moved or removed, or another process has taken it over and ended"
+    raise LockedError(f"{sign.parent} is no longer this process's own: {why}; nothing more was written here")
 
 
 def _system_lock(path: Path):
@@ -87,6 +128,8 @@ def _take(sign: Path) -> str:
         new.write_text(json.dumps(owner) + "\n", encoding="utf-8")
         if not _put_first(new, sign):
             _replace_dead(new, sign)
+            if _read(sign).get("token") != token:  # another host did the same, a moment later
+                raise _locked(sign)
     finally:
         new.unlink(missing_ok=True)
     return token
@@ -109,17 +152,18 @@ def _put_first(new: Path, sign: Path) -> bool:
 def _replace_dead(new: Path, sign: Path) -> None:
     dead = _read(sign)
     here = dead.get("host", socket.gethostname()) == socket.gethostname()
-    patience = HEARTBEAT if not dead else 0.0 if here else STALE  # empty: perhaps it is just being written
-    if _age(sign) < patience:
+    patience = HEARTBEAT if not dead else STALE  # empty: perhaps it is just being written
+    if not (dead and here) and _age(sign, new) < patience:  # of this host, whose lock we have, nobody is alive
         raise _locked(sign)
     name = str(dead.get("token"))
     claim = sign.with_name(f".run.lock.after.{name if re.fullmatch('[0-9a-f]+', name) else 'another'}")
-    try:
-        claim.touch(exist_ok=False)
-    except FileExistsError:
-        if _age(claim) > STALE:  # whoever made it died with it
-            claim.unlink(missing_ok=True)
-        raise _locked(sign) from None
+    if not _put_first(new, claim):
+        other = _read(claim).get("host")  # to take over is a matter of moments: whoever did not end it has died
+        if other != socket.gethostname() and _age(claim, new) < HEARTBEAT:
+            raise _locked(sign)
+        claim.unlink(missing_ok=True)
+        if not _put_first(new, claim):
+            raise _locked(sign)
     try:
         if not sign.exists() or _read(sign) != dead:  # it changed hands in between
             raise _locked(sign)
@@ -129,10 +173,18 @@ def _replace_dead(new: Path, sign: Path) -> None:
     warnings.warn(f"{sign.parent}: taking over from {_owner(dead)}, which did not finish", stacklevel=6)
 
 
-def _age(path: Path) -> float:
+def _age(path: Path, new: Path) -> float:
+    """The seconds since a file was touched, by the clock that stamps files there: `new` was written just now.
+
+    A file from the future was stamped before that clock was set back. It is touched, so that it ages from now on: who
+    is alive touches it as well, and the file of one who died would otherwise stay fresh until that future has come.
+    """
     try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+        age = new.stat().st_mtime - path.stat().st_mtime
+        if age < -HEARTBEAT:
+            os.utime(path)
+        return age
+    except OSError:
         return 0.0
 
 
@@ -153,7 +205,7 @@ def _read(sign: Path) -> dict:
     try:
         owner = json.loads(sign.read_text(encoding="utf-8"))
         return owner if isinstance(owner, dict) else {}
-    except (OSError, ValueError):  # just taken, or just given back
+    except (OSError, ValueError, RecursionError):  # just taken, or just given back
         return {}
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.experiment.durable import failpoint, sync_folder, write_atomic
+from bdal.experiment.durable import check_own, failpoint, sync_folder, write_atomic
 
 FORMAT = 1  # of the manifest
 NUMBERS = {"bool": bool, "int": int, "float": float, "complex": complex}
@@ -59,6 +59,7 @@ def save(folder: str | Path, tree: Any) -> None:
     (3, [[1.0, 1.0], [1.0, 1.0]], True)
     """
     folder = _absolute(folder)
+    check_own(folder)
     leaves, arrays = {}, {}
     for path, leaf in _leaves(tree).items():
         leaves[path], array = _described(path, leaf)

@@ -53,7 +53,8 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=self._console.file, flush=True)
+            encoding = getattr(self._console.file, "encoding", None) or "utf-8"  # an ASCII one has no ±
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=self._console.file, flush=True)
 
     def stage(self, text: str) -> None:
         """What goes on now; shown beside the bar until the next stage."""

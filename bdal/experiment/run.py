@@ -32,9 +32,11 @@ from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
 from bdal.experiment.ledger import START, Ledger, Sets
+from bdal.experiment.lines import check_lines
 from bdal.experiment.lock import lock
 from bdal.experiment.programs import Network, Programs, network_of, programs_of
 from bdal.experiment.progress import Progress
+from bdal.experiment.start import check_start, seed_key, start_points
 from bdal.loop import query_limit, step_key
 from bdal.pool import ABSTAIN, check_answers
 from bdal.posteriors.deep_ensemble import prefers_vmap
@@ -136,15 +138,21 @@ def advance(
     together = prefers_vmap(prepared.network.init) if experiment.together is None else experiment.together
     together = together and isinstance(data.pool, jax.Array) and data.test is not None
 
+    starts = {seed: start_points(experiment, data, seed) for seed in experiment.seed_numbers}
     groups = []
     for comparison in experiment.comparisons:
         programs = programs_of(experiment, comparison, prepared.network, together)
         for strategy in comparison.strategies:
             name = f"{comparison.posterior}/{comparison.label(strategy)}"
             ledgers = [
-                Ledger(seed, directory.seed_folder(workdir, comparison, strategy, seed))
+                Ledger(
+                    seed, directory.seed_folder(workdir, comparison, strategy, seed),
+                    directory.owner(workdir, name, seed),
+                )
                 for seed in experiment.seed_numbers
-            ]
+            ]  # fmt: skip
+            for ledger in ledgers:
+                check_start(ledger, starts[ledger.seed])
             left = [ledger for ledger in ledgers if not ledger.finished]
             chosen = make_strategy(strategy.name, table=TABLE, **strategy.options)
             method = Method(name, strategy, chosen, programs)
@@ -188,7 +196,9 @@ def _kept_warnings(workdir: Path) -> Iterator[None]:
     """Write each distinct warning to `warnings.jsonl`, and show it as before."""
     path = workdir / "warnings.jsonl"
     _where.set("")
-    known = {(line["category"], line["message"]) for line in durable.read(path)}
+    lines = durable.read(path)
+    check_lines(path, lines, "warning")
+    known = {(line["category"], line["message"]) for line in lines}
     show_before = warnings.showwarning
 
     def show(message, category, *args, **kwargs):
@@ -272,7 +282,7 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
     experiment, data, programs = prepared.experiment, prepared.data, method.programs
     labelled, validation, excluded = ([getattr(known, name) for known in sets] for name in Sets._fields[:3])
     keys = {
-        purpose: [step_key(_seed_key(experiment, ledger.seed), at.number, purpose) for ledger in ledgers]
+        purpose: [step_key(seed_key(experiment, ledger.seed), at.number, purpose) for ledger in ledgers]
         for purpose in ("fit", "query")
     }
     with at.phase("fit"):
@@ -341,9 +351,9 @@ def _budget(experiment, known: Sets) -> int:
 
 
 def _sets_before(prepared: Prepared, ledger: Ledger, number: int) -> Sets:
-    experiment, data = prepared.experiment, prepared.data
+    labels, data = prepared.experiment.labels, prepared.data
     return ledger.sets(
-        number, capacity=experiment.labels.training_labels, policy=experiment.labels.contradictions,
+        number, capacity=min(labels.training_labels, data.num_points), policy=labels.contradictions,
         num_points=data.num_points, num_classes=data.num_classes,
     )  # fmt: skip
 
@@ -434,18 +444,10 @@ def _line(name, left, ledgers, outcomes, at: _Round) -> str:
 # -- labels to start with ---------------------------------------------------------------------------------------------
 
 
-def _seed_key(experiment, seed: int):
-    return jax.random.fold_in(jax.random.key(experiment.seed), seed)
-
-
 def _start(prepared: Prepared, ledger: Ledger) -> bool:
     """Buy the labels to start with, the same for every strategy; False while people have not answered."""
-    experiment, data, sizes = prepared.experiment, prepared.data, prepared.experiment.labels
-    order_key = jax.random.fold_in(_seed_key(experiment, ledger.seed), 2**31 - 1)  # rounds use 0, 1, ...
-    order = np.asarray(jax.random.permutation(order_key, data.num_points))
-    held_out, rest = order[: sizes.validation_labels], order[sizes.validation_labels :]
-    initial = _balanced(rest, data.pool_labels, data.num_classes) if sizes.balanced else rest
-    parts = {"validation": held_out, "initial": initial[: sizes.initial]}
+    experiment, data = prepared.experiment, prepared.data
+    parts = start_points(experiment, data, ledger.seed)
     if prepared.oracle is None:
         ledger.record({"event": "queried", "round": START, "indices": np.concatenate(list(parts.values()))})
         if ledger.unanswered(START):
@@ -453,7 +455,7 @@ def _start(prepared: Prepared, ledger: Ledger) -> bool:
     for event, indices in parts.items():
         if ledger.find(event) is None:
             if prepared.oracle is None:
-                settled = ledger.settled(sizes.contradictions)
+                settled = ledger.settled(experiment.labels.contradictions)
                 labels = [settled[index] for index in indices.tolist()]
             else:
                 labels = prepared.oracle(indices) if len(indices) else []
@@ -461,12 +463,3 @@ def _start(prepared: Prepared, ledger: Ledger) -> bool:
             nulls = [None if label == ABSTAIN else label for label in labels.tolist()]
             ledger.record({"event": event, "indices": indices, "labels": nulls})
     return True
-
-
-def _balanced(order, labels, num_classes) -> np.ndarray:
-    """`order` when classes take turns; a class that runs out is passed over, points of no class come last."""
-    turn = np.full(len(order), len(order))
-    for label in range(num_classes):
-        of_class = labels[order] == label
-        turn[of_class] = np.arange(of_class.sum())
-    return order[np.argsort(turn, kind="stable")]

@@ -1,9 +1,9 @@
 """YAML into frozen dataclasses, strictly.
 
-`yaml.safe_load` reads it, cattrs gives it types, and nothing in it is ever run. Types are strict (a bool is no int, 1.7
-is no int), unknown fields are refused, and every error is one line that says where, what was expected and what came. A
-command-line override `--section.field value` is one more YAML value, put in its place before the tree is given types,
-so that it follows the same rules and ends in the same errors.
+PyYAML's safe loader reads it, cattrs gives it types, and nothing in it is ever run. Types are strict (a bool is no int,
+1.7 is no int), unknown fields are refused, and every error is one line that says where, what was expected and what
+came. A command-line override `--section.field value` is one more YAML value, put in its place before the tree is given
+types, so that it follows the same rules and ends in the same errors.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises `ConfigError`."""
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
+        tree = _load(text)
         _refuse_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except ConfigError:
         raise
@@ -42,6 +42,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of fields such as 'name: ...', found {show(tree)}")
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader`, which reads YAML 1.1: numbers that YAML 1.2 and people read otherwise are refused."""
+
+
+def _plain_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    for pattern, means in (
+        (r"[-+]?0[0-7_]+", "in base 8"),
+        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", "in base 60"),
+    ):
+        if re.fullmatch(pattern, node.value):
+            problem = f"{node.value} would be a number {means}; write it in base 10, or in quotes if it is text"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
+    kind = node.tag.rpartition(":")[2]
+    return loader.construct_yaml_int(node) if kind == "int" else loader.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
+
+
+def _load(text: str) -> Any:
+    return _Loader(text).get_single_data()
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -83,7 +107,10 @@ def _split(overrides: Sequence[str]) -> list[tuple[str, list[str], str]]:
             if not words or re.match(r"--[A-Za-z]", words[0]):
                 raise ConfigError(f"command line: {flag}: expected a value after it, found none")
             value = words.pop(0)
-        pairs.append((flag, flag[2:].replace("-", "_").split("."), value))
+        path = flag[2:].replace("-", "_").split(".")
+        if twice := next((other for other, known, _ in pairs if known == path), None):
+            raise ConfigError(f"command line: {flag}: expected once, found {twice} before it; keep one of them")
+        pairs.append((flag, path, value))
     return pairs
 
 
@@ -91,7 +118,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The tree with `--section.field value` pairs put in; list items go by their number. Raises `ConfigError`."""
     for flag, path, text in _split(overrides):
         try:
-            value = yaml.safe_load(text)
+            value = _load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"command line: {flag}: {_yaml_problem(error)}") from error
         here: Any = tree

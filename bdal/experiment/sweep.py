@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bdal import contrib
+from bdal.environment import expanded
 from bdal.errors import ConfigError
 from bdal.experiment import config
 from bdal.experiment.durable import write_atomic
@@ -84,7 +85,7 @@ def sweep(
     """
     base = config.load(config_path, overrides)
     points, settings = _points(base, config_path, overrides, _axes(grid), _seed_ranges(seeds, seeds_per_run))
-    root = Path(root if root is not None else Path("sweeps") / base.name).expanduser().resolve()
+    root = expanded(root if root is not None else Path("sweeps") / base.name).resolve()
     base = replace(base, seeds=1, first_seed=0)
     known = _known(root, base)
     asked = {

@@ -114,7 +114,7 @@ def test_the_cache_is_private_and_the_data_folder_untouched(small, tmp_path):
     assert {path: path.read_bytes() for path in small.folder.parent.rglob("*") if path.is_file()} == before
     for folder in (tmp_path / "cache", tmp_path / "cache" / "mnist"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert [path.name for path in (tmp_path / "cache" / "mnist").iterdir()] == ["arrays.npz"]
+    assert [path.name for path in sorted((tmp_path / "cache" / "mnist").iterdir())] == ["arrays.npz", "arrays.sha256"]
 
 
 def test_the_cache_lies_in_the_home_folder_unless_said_otherwise(tmp_path, monkeypatch):
@@ -156,6 +156,26 @@ def test_a_damaged_cache_is_made_again_and_says_so(small, tmp_path, capsys):
         assert_is(load("mnist", data_dir=small.folder), small)
         assert "making it again" in capsys.readouterr().err
         assert cached.read_bytes() == whole
+
+
+def test_a_cache_that_holds_other_images_is_made_again_and_says_so(small, tmp_path, capsys):
+    """Whole files, which their own checksums do not tell apart: changed pictures, and those of another data set."""
+    load("mnist", data_dir=small.folder)
+    cached, seal = (tmp_path / "cache" / "mnist" / name for name in ("arrays.npz", "arrays.sha256"))
+    whole = cached.read_bytes()
+    arrays = dict(np.load(cached))
+    for change in ("pictures", "no seal", "another's"):
+        np.savez(cached, **arrays | {"inputs": 255 - arrays["inputs"]})
+        if change == "no seal":
+            seal.unlink()
+        if change == "another's":
+            seal.write_text(mnist._seal("fashion_mnist", cached))
+        capsys.readouterr()
+        assert_is(load("mnist", data_dir=small.folder), small)
+        assert "not as it was decoded" in capsys.readouterr().err
+        assert cached.read_bytes() == whole
+    assert_is(load("mnist", data_dir=small.folder), small)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_write_that_fails_halfway_leaves_nothing_to_trust(small, tmp_path, monkeypatch):
@@ -258,7 +278,7 @@ def test_missing_files_are_downloaded_and_kept_with_their_names(small, tmp_path,
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert_is(load("mnist"), small)
     cache = tmp_path / "cache" / "mnist"
-    assert sorted(path.name for path in cache.iterdir()) == sorted([*NAMES, "arrays.npz"])
+    assert sorted(path.name for path in cache.iterdir()) == sorted([*NAMES, "arrays.npz", "arrays.sha256"])
     (cache / "arrays.npz").unlink()
     monkeypatch.setattr(mnist, "_download", lambda *_: pytest.fail("downloaded again"))
     assert_is(load("mnist"), small)
@@ -271,7 +291,11 @@ def test_only_what_is_missing_is_downloaded(small, tmp_path, serve):
     for name in NAMES[:3]:
         (local / name).write_bytes((small.folder / name).read_bytes())
     assert_is(load("mnist", data_dir=tmp_path / "local"), small)
-    assert sorted(path.name for path in (tmp_path / "cache" / "mnist").iterdir()) == ["arrays.npz", NAMES[3]]
+    assert sorted(path.name for path in (tmp_path / "cache" / "mnist").iterdir()) == [
+        "arrays.npz",
+        "arrays.sha256",
+        NAMES[3],
+    ]
 
 
 def test_a_download_with_another_content_is_refused(small, tmp_path, serve):

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from bdal.experiment.config import (
     dump,
     load,
 )
+from bdal.experiment.strict import show
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -466,3 +468,66 @@ def test_paths_of_data_are_the_same_from_every_folder(written, tmp_path, monkeyp
     path.write_text(dump(experiment))
     monkeypatch.chdir(tmp_path / "below")
     assert load(path) == experiment
+
+
+# -- what YAML 1.1 reads otherwise, what arrays cannot count, what is said twice ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "base"),
+    [("010", 8), ("-0777", 8), ("0_1", 8), ("1:30", 60), ("190:20:30", 60), ("1:30.5", 60), ("+1:00", 60)],
+)
+def test_numbers_that_yaml_1_1_reads_in_another_base_are_refused(written, number, base):
+    says = f"not valid YAML: {number} would be a number in base {base}; write it in base 10, or in quotes if it is text"
+    line = SMALL.count("\n") + 1
+    assert error_of(written(SMALL + f"labels: {{budget: {number}}}")) == f"small.yaml: line {line}, column 18: {says}"
+    found = error_of(written(SMALL), ["--labels.budget", number])
+    assert found.startswith("command line: --labels.budget: ")
+    assert found.endswith(says)
+
+
+def test_numbers_that_every_yaml_reads_alike_are_taken(written):
+    for text, value in (("0", 0), ("100", 100), ("0x10", 16), ("1_000", 1000)):
+        assert load(written(SMALL), ["--seed", text]).seed == value
+    assert load(written(SMALL), ["--model.dropout", "0.10"]).model.dropout == 0.1
+    assert load(written(SMALL), ["--data.classes", "['010', '1:30']"]).data.classes == ("010", "1:30")
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["query.size", "query.chunk_size", "training.steps", "labels.budget", "seeds", "evaluation.points",
+     "comparisons.0.members", "data.pool", "stopping.window"],
+)  # fmt: skip
+@pytest.mark.parametrize("number", [2**31, 3_000_000_000, 10**12, 10**30])
+def test_a_number_that_no_array_can_count_is_refused(written, field, number):
+    found = error_of(written(SMALL), [f"--{field}", str(number)])
+    assert (
+        found
+        == f"command line: {field}: expected a number of at most 2147483647, as arrays count, found {show(number)}"
+    )
+
+
+def test_one_made_in_python_is_refused_too():
+    with pytest.raises(ConfigError, match=r"query\.size: expected a number of at most 2147483647"):
+        Experiment("x", (Comparison("mc_dropout", 2, (Strategy("random"),)),), query=Query(size=2**40))
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [["--seeds", "3", "--seeds", "4"], ["--seeds=3", "--seeds=3"], ["--data.data-dir", "a", "--data.data_dir", "b"]],
+)
+def test_a_field_that_is_given_twice_is_refused(written, twice):
+    found = error_of(written(SMALL), twice)
+    assert re.fullmatch(r"command line: (--\S+): expected once, found (--\S+) before it; keep one of them", found)
+    assert (
+        error_of(written(SMALL), ["--seeds", "0", "--seed", "1"]) == "command line: seeds: expected at least 1, found 0"
+    )
+
+
+@pytest.mark.parametrize("line", ["data: {name: ~nosuchuser/x.npz}", "data: {data_dir: ~nosuchuser/there}"])
+def test_the_home_of_nobody(written, line):
+    assert re.fullmatch(
+        r"~nosuchuser/\S+: expected a path, found ~ for a home directory that is not known \(no such user, or HOME is "
+        r"not set\); write the path in full",
+        error_of(written(SMALL + line)),
+    )

@@ -172,3 +172,10 @@ def test_data_named_by_a_relative_path_is_the_same_from_everywhere(arrays, tmp_p
     again = tmp_path / "again.yaml"
     again.write_text(config.dump(found))
     assert config.load(again) == found
+
+
+def test_a_query_larger_than_the_pool_is_refused(arrays):
+    plain = experiment(arrays())
+    with pytest.raises(ConfigError, match=rf"query\.size: expected at most {POINTS}, the points of the pool, found"):
+        load(dataclasses.replace(plain, query=config.Query(size=POINTS + 1)))
+    assert load(dataclasses.replace(plain, query=config.Query(size=POINTS))).num_points == POINTS

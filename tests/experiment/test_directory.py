@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from bdal.errors import ConfigError
 from bdal.experiment import directory
-from bdal.experiment.config import Comparison, Data, Experiment, Labels, Query, Strategy, load
+from bdal.experiment.config import Comparison, Data, Experiment, Labels, Query, Strategy, Training, load
 from bdal.experiment.directory import Row, results, seed_runs, write_run
 from bdal.experiment.durable import CorruptRunError, append
+from bdal.experiment.ledger import Ledger
 from tests.experiment.test_durable import EVENTS, ledger_of
 
 
@@ -113,6 +115,18 @@ def test_another_run_is_refused_with_what_differs_unless_allowed(tmp_path, monke
     assert write_run(tmp_path, experiment(**changes), data) == []  # from now on it is this run
     assert write_run(tmp_path, experiment(**changes), data, allow_mismatch=True) == []
     assert contents(tmp_path) == before
+
+
+def keep(workdir, strategy, seed, events, lines=()):
+    """A seed's ledger and metrics, with points of its own to start with, as a run writes them; its events."""
+    folder = workdir / "mc_dropout" / strategy / f"seed_{seed}"
+    ledger = Ledger(seed, folder, directory.owner(workdir, f"mc_dropout/{strategy}", seed))
+    for event in events:
+        own = {"indices": [index + 10 * seed for index in event["indices"]]} if "indices" in event else {}
+        ledger.add(event | own)
+    for line in lines:
+        append(folder / "metrics.jsonl", ledger.owner | line)
+    return ledger.events
 
 
 def buy(workdir, strategy="random"):
@@ -236,8 +250,7 @@ def test_a_full_disk_is_no_fault_of_the_config(tmp_path, monkeypatch, number):
 def test_results(tmp_path):
     write_run(tmp_path, experiment(), "data")
     for strategy, seed, length in (("random", 0, 7), ("random", 1, 4), ("power_bald-beta-4", 0, 1)):
-        for event in EVENTS[:length]:
-            append(tmp_path / "mc_dropout" / strategy / f"seed_{seed}" / "ledger.jsonl", event)
+        keep(tmp_path, strategy, seed, EVENTS[:length])
     assert results(tmp_path) == [
         Row("mc_dropout", "random", 0, 2, 2, 0.5, 1.25, 0.75, 0.125, members=5, points=100),
         Row("mc_dropout", "random", 0, 3, 2, 0.75, 1.0, 0.5, 0.0625, members=5, points=100),
@@ -248,27 +261,26 @@ def test_results(tmp_path):
 @pytest.mark.parametrize(("cost", "labels"), [(1, [2, 5]), (0, [2, 3])])
 def test_charged_abstentions_are_on_the_axis(tmp_path, cost, labels):
     write_run(tmp_path, experiment(labels=Labels(abstain_cost=cost)), "data")
-    path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
-    for number, abstained in ((2, 0), (5, 2)):
-        append(path, EVENTS[number] | {"abstained": abstained})
+    keep(tmp_path, "random", 0, [EVENTS[number] | {"abstained": each} for number, each in ((2, 0), (5, 2))])
     assert [(row.labels, row.abstained) for row in results(tmp_path)] == list(zip(labels, (0, 2), strict=True))
 
 
 def test_seed_runs_are_what_each_has_written_so_far(tmp_path):
     write_run(tmp_path, experiment(), "data")
     root = tmp_path / "mc_dropout"
-    ledger_of(root / "random" / "seed_1" / "ledger.jsonl")
-    ledger_of(root / "power_bald-beta-4" / "seed_0" / "ledger.jsonl", EVENTS[:3])
-    metrics = root / "random" / "seed_1" / "metrics.jsonl"
-    ledger_of(metrics, [{"round": 0, "seeds": 2}, {"round": 1, "seeds": 2}, {"round": 1, "seeds": 1}])
+    lines = [{"round": 0, "seeds": 2}, {"round": 1, "seeds": 2}, {"round": 1, "seeds": 1}]
+    whole, begun = keep(tmp_path, "random", 1, EVENTS, lines), keep(tmp_path, "power_bald-beta-4", 0, EVENTS[:3])
     (root / "random" / "seed_x").mkdir()
     ledger_of(root / "random" / "seed_x" / "ledger.jsonl")
     one, other = seed_runs(tmp_path)
     assert one[:4] == ("mc_dropout", "power_bald-beta-4", 0, root / "power_bald-beta-4" / "seed_0")
-    assert (one.events, one.metrics, one.reason) == (EVENTS[:3], [], None)
+    assert (one.events, one.metrics, one.reason) == (begun, [], None)
     assert other[:3] == ("mc_dropout", "random", 1)
-    assert (other.events, other.reason) == (EVENTS, "budget")
-    assert other.metrics == [{"round": 0, "seeds": 2}, {"round": 1, "seeds": 1}]  # the last line of a round counts
+    assert (other.events, other.reason) == (whole, "budget")
+    assert [(line["round"], line["seeds"]) for line in other.metrics] == [
+        (0, 2),
+        (1, 1),
+    ]  # the last line of a round counts
 
 
 def test_results_of_a_ledger_without_its_numbers(tmp_path):
@@ -283,3 +295,86 @@ def test_results_of_no_run(tmp_path):
     assert results(tmp_path) == []
     with pytest.raises(ConfigError, match="nowhere: expected a run directory, found none"):
         results(tmp_path / "nowhere")
+
+
+# -- whose ledger it is -----------------------------------------------------------------------------------------------
+
+
+def copied(workdir, there, here, *, names):
+    for name in names:
+        (workdir / "mc_dropout" / here / name).write_bytes((workdir / "mc_dropout" / there / name).read_bytes())
+
+
+@pytest.mark.parametrize("names", [("ledger.jsonl",), ("metrics.jsonl",), ("ledger.jsonl", "metrics.jsonl")])
+@pytest.mark.parametrize("there", ["random/seed_0", "power_bald-beta-4/seed_1"])
+def test_a_ledger_that_was_copied_from_elsewhere_is_refused_with_both_owners(tmp_path, there, names):
+    write_run(tmp_path, experiment(), "data")
+    for strategy in ("random", "power_bald-beta-4"):
+        for seed in range(2):
+            keep(tmp_path, strategy, seed, EVENTS, [{"round": 0}])
+    assert len(seed_runs(tmp_path)) == 4
+    copied(tmp_path, there, "random/seed_1", names=names)
+    strategy, seed = there.split("/seed_")
+    with pytest.raises(CorruptRunError) as caught:
+        results(tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())["run"]
+    assert str(caught.value) == (
+        f"{tmp_path}/mc_dropout/random/seed_1/{names[0]}: expected that of run {run}, method mc_dropout/random, "
+        f"seed 1, found that of run {run}, method mc_dropout/{strategy}, seed {seed}: it was copied here; "
+        "put its own back, or take its folder away"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"seed": 4}, {"labels": Labels(budget=160)}, {"training": Training(steps=7)}, {}])
+def test_a_ledger_of_another_run_is_refused(tmp_path, changes):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_run(first, experiment(), "data")
+    write_run(second, experiment(**changes), "data" if changes else "other data")
+    keep(first, "random", 0, EVENTS)
+    copied(tmp_path, first / "mc_dropout/random/seed_0", second / "mc_dropout/random/seed_0", names=["ledger.jsonl"])
+    with pytest.raises(CorruptRunError, match=r"expected that of run run-.*, found that of run run-"):
+        seed_runs(second)
+
+
+def test_which_seeds_and_methods_a_directory_has_is_no_other_run(tmp_path):
+    """So that the parts of a sweep, and a run that got more seeds, have ledgers of one run."""
+    comparison = Comparison("mc_dropout", 7, (Strategy("margin"),))
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_run(one, experiment(), "data")
+    write_run(two, replace(experiment(first_seed=4), name="other", comparisons=(comparison,)), "data")
+    assert directory.owner(one, "a/b", 0) == directory.owner(two, "a/b", 0)
+    began = directory.owner(one, "a/b", 0)
+    write_run(one, experiment(training=Training(steps=7)), "data", allow_mismatch=True)
+    assert directory.owner(one, "a/b", 0) == began  # it goes on as what it began
+
+
+def test_a_ledger_that_does_not_say_whose_it_is_is_refused_in_a_run_that_has_a_name(tmp_path):
+    write_run(tmp_path, experiment(), "data")
+    ledger_of(tmp_path / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl")
+    with pytest.raises(CorruptRunError, match=r"found that of nobody \(it does not say whose it is\)"):
+        seed_runs(tmp_path)
+
+
+def test_of_ledgers_that_do_not_say_whose_they_are_no_two_seeds_start_alike(tmp_path):
+    """Those in benchmarks/results were written before ledgers said whose they are."""
+    for folder in ("random/seed_0", "bald/seed_0", "random/seed_1"):
+        (tmp_path / "mc_dropout" / folder).mkdir(parents=True)
+    ledger_of(tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl")
+    assert len(seed_runs(tmp_path)) == 1
+    ledger_of(tmp_path / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl")  # methods share their start
+    assert len(seed_runs(tmp_path)) == 2
+    ledger_of(tmp_path / "mc_dropout" / "random" / "seed_1" / "ledger.jsonl", EVENTS[:3])
+    with pytest.raises(CorruptRunError, match=r"starts with the same points as seed_\d beside it: it is a copy"):
+        seed_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "{}]", '"run"', '{"run": 3}', '{"later": {}}', '{"facts": []}', '{"experiment": "x"}', "\x00"],
+)
+def test_a_run_json_that_is_none_is_named(tmp_path, text):
+    write_run(tmp_path, experiment(), "data")
+    (tmp_path / "run.json").write_text(text)
+    for read in (seed_runs, results, lambda path: write_run(path, experiment(), "data")):
+        with pytest.raises(CorruptRunError, match=r"run\.json: expected what this package wrote, found other text"):
+            read(tmp_path)

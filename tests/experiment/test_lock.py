@@ -164,18 +164,88 @@ def test_of_many_hosts_that_find_a_dead_ones_sign_exactly_one_takes_over(tmp_pat
     assert len(caught) == (0 if dead is None else 20)
 
 
-def test_a_claim_of_one_that_died_while_taking_over_stands_in_the_way_for_ten_minutes_at_most(tmp_path):
+@pytest.mark.parametrize("host", [socket.gethostname(), "another"])
+def test_a_claim_of_one_that_died_while_taking_over_stands_in_the_way_for_moments_at_most(tmp_path, host):
     sign_of(tmp_path, OWNER | {"token": "ab"}, age=room.STALE + 60)
     claim = tmp_path / ".run.lock.after.ab"
-    claim.touch()
-    with pytest.raises(LockedError), lock(tmp_path):
-        pass
-    os.utime(claim, (1, 1))
-    with pytest.raises(LockedError), lock(tmp_path):
-        pass
+    claim.write_text(json.dumps(OWNER | {"host": host, "token": "cd"}))
+    if host == "another":  # whose lock is not shared: perhaps it is at it
+        with pytest.raises(LockedError), lock(tmp_path):
+            pass
+        os.utime(claim, (time.time() - room.HEARTBEAT - 1,) * 2)
+    with pytest.warns(UserWarning, match="taking over from process 4711 on host elsewhere"), lock(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+
+
+TAKING_OVER = """
+import os, signal, sys
+from bdal.experiment import lock
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with lock.lock(sys.argv[1]):
+    pass
+"""
+
+
+def test_a_process_that_is_killed_while_it_takes_over_locks_nobody_out(tmp_path):
+    sign_of(tmp_path, OWNER | {"token": "ab"}, age=room.STALE + 60)
+    killed = subprocess.run([sys.executable, "-c", TAKING_OVER, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".run.lock.*"))) == 2  # its claim, and its sign
     with pytest.warns(UserWarning, match="taking over from process 4711 on host elsewhere"), lock(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+
+
+# -- clocks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_process_of_this_host_is_taken_over_at_once_after_the_clock_was_set_back(tmp_path):
+    sign_of(tmp_path, OWNER | {"host": socket.gethostname()}, age=-100_000)
+    with pytest.warns(UserWarning, match="taking over from process 4711 on host"), lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("owner", [OWNER, {}])
+def test_a_sign_from_the_future_ages_from_the_first_look_on(tmp_path, owner):
+    sign = sign_of(tmp_path, owner, age=-100_000)
+    with pytest.raises(LockedError), lock(tmp_path):
+        pass
+    assert abs(sign.stat().st_mtime - time.time()) < 60
+    os.utime(sign, (sign.stat().st_mtime - room.STALE - 60,) * 2)
+    with pytest.warns(UserWarning, match="taking over from"), lock(tmp_path):
+        pass
+
+
+def test_ages_are_by_the_clock_that_stamps_the_files(tmp_path, monkeypatch):
+    """Hosts' clocks differ; those of the files in one folder do not."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    sign_of(tmp_path, age=0)
+    os.utime(tmp_path / "run.lock")
+    with pytest.raises(LockedError), lock(tmp_path):
+        pass
+    os.utime(tmp_path / "run.lock", ((tmp_path / "run.lock").stat().st_mtime - room.STALE - 60,) * 2)
+    with pytest.warns(UserWarning, match="taking over from"), lock(tmp_path):
+        pass
+
+
+# -- what killed processes leave --------------------------------------------------------------------------------------
+
+
+def test_files_that_were_half_written_go_and_those_of_others_stay(tmp_path):
+    gone = [
+        ".run.json.99999999.tmp", "a/b/seed_0/.x.jsonl.99999999.tmp", "query/images/.3.png.99999999.tmp",
+        f".table.md.{os.getpid()}.tmp", ".run.lock.abcdef", "label-x1/open.html",
+    ]  # fmt: skip
+    kept = [f".report.html.{os.getppid()}.tmp", ".mine.tmp", "a/b/seed_0/x.1.tmp", "label-x2/mine.txt", ".run.lock.fe"]
+    for name in gone + kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        host = "elsewhere" if name.endswith(".fe") else socket.gethostname()
+        (tmp_path / name).write_text(json.dumps(OWNER | {"host": host, "token": "ab"}))
+    with lock(tmp_path):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+        assert left == {*kept, "run.lock", ".run.lock"}
+    assert not (tmp_path / "label-x1").exists()
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -54,3 +54,11 @@ def test_an_error_inside_stops_the_display(monkeypatch):
     assert file.getvalue().endswith(("\x1b[?25h", "\x1b[2K", "\x1b[1A\x1b[2K"))  # the cursor is back
     progress.advance()
     progress.stage("later")
+
+
+def test_an_output_that_has_no_plus_minus(monkeypatch):
+    """ASCII, as in a container without a locale: what it has no letter for ends no run."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with Progress(total=1, console=Console(file=file)) as report:
+        report.line("accuracy 0.5 ± 0.1")
+    assert file.buffer.getvalue() == b"accuracy 0.5 \\xb1 0.1\n"

@@ -120,7 +120,13 @@ def files(workdir, name="ledger.jsonl"):
 
 
 def events(workdir, run_name, seed):
-    return durable.read(workdir / run_name / f"seed_{seed}" / "ledger.jsonl")
+    """Of a ledger, without whose it is."""
+    return anyones(durable.read(workdir / run_name / f"seed_{seed}" / "ledger.jsonl"))
+
+
+def anyones(ledger):
+    first = {field: value for field, value in ledger[0].items() if field not in ("run", "method", "seed")}
+    return [first, *ledger[1:]]
 
 
 def of(kind, ledger):
@@ -624,6 +630,30 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
         assert path.read_bytes() == b"".join(damaged)
 
 
+def test_another_seeds_or_methods_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
+    run(tiny, tmp_path, Watch())
+    own = files(tmp_path)
+    ours = tmp_path / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl"
+    for other in ("mc_dropout/bald/seed_0/ledger.jsonl", "mc_dropout/random/seed_1/ledger.jsonl"):
+        ours.write_bytes(own[other])
+        method, seed = other.split("/seed_")
+        found = rf"expected that of run .*, method mc_dropout/bald, seed 1, found that of .*{method}, seed {seed[0]}"
+        with pytest.raises(directory.CorruptRunError, match=found):
+            run(tiny, tmp_path, Watch())
+        with pytest.raises(directory.CorruptRunError, match=found):
+            directory.results(tmp_path)
+        assert ours.read_bytes() == own[other]
+    # one that says it is this seed's, and starts with the points of another, is none either
+    whose = directory.owner(tmp_path, "mc_dropout/bald", 1)
+    first, *rest = durable.read(tmp_path / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl")
+    rewrite(ours, [first | whose, *rest])
+    with pytest.raises(directory.CorruptRunError, match="'validation': expected the points with which seed 1 of this"):
+        run(tiny, tmp_path, Watch())
+    ours.write_bytes(own["mc_dropout/bald/seed_1/ledger.jsonl"])
+    run(tiny, tmp_path, Watch())
+    assert files(tmp_path) == own
+
+
 def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_path):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
     run(experiment, tmp_path, Watch())
@@ -665,7 +695,10 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
 @pytest.mark.parametrize("together", [False, True])
 def test_initial_sets_are_paired_across_strategies_and_posteriors(cheap, tiny, tmp_path, together):
     run(replace(tiny, together=together, seeds=3, comparisons=(DROPOUT, ENSEMBLE)), tmp_path, Watch())
-    starts = [[durable.read(tmp_path / name)[:2] for name in files(tmp_path) if f"seed_{s}" in name] for s in range(3)]
+    starts = [
+        [anyones(durable.read(tmp_path / name))[:2] for name in files(tmp_path) if f"seed_{s}" in name]
+        for s in range(3)
+    ]
     for same in starts:
         assert len(same) == 4
         assert all(start == same[0] for start in same)

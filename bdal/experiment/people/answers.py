@@ -72,9 +72,10 @@ def read_answers(
     class_names = check_class_names(class_names)
     path = Path(path)
     content = _read(path)
-    text = _text(content, path.name)
+    file = path.name.encode("utf-8", "backslashreplace").decode()  # a name may hold any bytes, a ledger only text
+    text = _text(content, file)
     as_json = path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{")
-    found = _from_json(text, path.name) if as_json else _from_csv(text, path.name)
+    found = _from_json(text, file) if as_json else _from_csv(text, file)
     answers = [answer for answer in (_classed(item, class_names) for item in found) if answer is not None]
     for answer in answers:
         _check_point(answer, names, run)
@@ -84,7 +85,7 @@ def read_answers(
     return Answers(
         np.array([answer.index for answer in kept], np.int64),
         np.array([answer.label for answer in kept], np.int32),
-        {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()},
+        {"file": file, "sha256": hashlib.sha256(content).hexdigest()},
     )
 
 
@@ -328,7 +329,7 @@ def _check_point(answer: _Answer, names: Sequence[Any] | None, run: str | None) 
 
 def _bare(name: str) -> str:
     """A name without what spreadsheets and `write_query` put before it or take off."""
-    return unicodedata.normalize("NFC", name).strip().lstrip("' ")
+    return re.sub(r"([;,])'(\s*)", r"\1\2", unicodedata.normalize("NFC", name).strip().lstrip("' "))
 
 
 def _whole(text: str) -> int | None:

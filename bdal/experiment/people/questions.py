@@ -25,12 +25,13 @@ from xml.etree import ElementTree
 import numpy as np
 
 from bdal.errors import LabelError
-from bdal.experiment.durable import write_atomic
+from bdal.experiment.durable import check_own, write_atomic
 from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers, title
 
 SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
 INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json
 HOTKEYS = "1234567890abcdefgijklmnoprstuvwxyz"  # dealt in this order; h and q are for help and quit
+WRITTEN = ".images.json"  # which images the query wrote, by their digests
 SHOWN = {"png", "jpg", "jpeg", "gif", "webp", "bmp"}  # what every browser shows; other files become PNG
 READ = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")  # and no others: Pillow would hand EPS to Ghostscript
 
@@ -47,7 +48,8 @@ def write_query(
     image_root: str | None = None,
     run: str | None = None,
 ) -> None:
-    """The open query as files in `folder`; the same query gives the same bytes. Images of earlier queries are removed.
+    """The open query as files in `folder`; the same query gives the same bytes. Images that
+    the query before wrote are removed; those of somebody else stay, or are moved aside.
 
     Points are images where `inputs` is `[N, H, W]` or `[N, H, W, 1 or 3]`, or where there are `files`: those are copied
     as they are. Other points have a name only. A `query.csv` with answers in it is never overwritten: it stays if it is
@@ -92,15 +94,36 @@ def write_query(
         row = {"pool_index": index, "image": f"images/{image}" if image else ""} | of | {"label": ""}
         rows.append(row | ({"name": _no_formula(name)} if names is not None else {}))
 
+    check_own(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    earlier, now = _written(folder), {name: _digest(image.content) for name, image in images.items()}
+    _put(folder / WRITTEN, json.dumps(earlier | now, indent=1, sort_keys=True) + "\n")  # before they are there
     for name, image in images.items():
-        _put(folder / "images" / name, image.content)
+        path = folder / "images" / name
+        if path.exists() and _digest(path.read_bytes()) not in (now[name], earlier.get(name)):  # somebody's own
+            path.replace(path.with_stem(f"{path.stem}-{_digest(path.read_bytes())[:8]}"))
+        _put(path, image.content)
     _put(folder / "label_config.xml", label_config(class_names, images=bool(images)))
     _put(folder / "tasks.json", json.dumps(tasks, indent=1) + "\n")
     _put_query(folder / "query.csv", _csv(rows), set(indices))
-    for old in (folder / "images").iterdir():
-        if re.fullmatch(r"\d+\.[a-z]+", old.name) and old.name not in images:
-            old.unlink()
+    for name in earlier.keys() - now.keys():
+        path = folder / "images" / name
+        if path.exists() and _digest(path.read_bytes()) == earlier[name]:
+            path.unlink()
+    _put(folder / WRITTEN, json.dumps(now, indent=1, sort_keys=True) + "\n")
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """The images that the query before wrote here, with their digests; others are somebody's own."""
+    try:
+        found = dict(json.loads((folder / WRITTEN).read_text(encoding="utf-8")))
+        return {name: digest for name, digest in found.items() if re.fullmatch(r"[0-9]+\.[a-z]+", name)}
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class Picture(NamedTuple):
@@ -253,8 +276,11 @@ def _address(image_root: str, name: str, image: Picture) -> str:
 
 
 def _no_formula(text: str) -> str:
-    """Text that a spreadsheet shows and does not compute: after a ' where it starts like a formula (CWE-1236)."""
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@", "|", "%") else text
+    """Text that a spreadsheet shows and does not compute: after a ' where it starts like a formula (CWE-1236).
+
+    Where a semicolon parts the columns, as in many countries, what comes after one starts a cell too.
+    """
+    return re.sub(r"(^|[;,])(\s*[=+\-@|%])", r"\1'\2", text)
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

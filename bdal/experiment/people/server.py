@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import sys
 import tempfile
 import threading
@@ -26,17 +27,20 @@ import time
 import webbrowser
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment.interrupt import interruptible
+from bdal.experiment.lock import LockedError
 from bdal.experiment.people.questions import hotkeys
 from bdal.pool import ABSTAIN
 
 LARGEST = 4096  # bytes of a request's body
+COMING = 10.0  # seconds for a whole request to come in
+MOST = 32  # connections whose request has not come in yet
 REMEMBERED = 1000  # answers, so that one that is sent again is not told again
 
 
@@ -105,6 +109,36 @@ class LabelServer(ThreadingHTTPServer):
         self.lock = threading.Lock()  # one call of the session at a time
         self.told: OrderedDict[str, None] = OrderedDict()  # ids of the answers that are kept
         self.active = time.monotonic()  # when a person last did something
+        self.failed: Exception | None = None
+        self.coming: OrderedDict[socket.socket, float] = OrderedDict()  # connections without their request, since when
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Take a connection; where there are too many, the one that has been silent for longest is closed for it."""
+        self.coming[request] = time.monotonic()
+        if len(self.coming) > MOST:
+            self._hang_up(next(iter(self.coming)))
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Close connections whose request has not come in, however slowly it comes."""
+        late = time.monotonic() - COMING
+        for connection, since in list(self.coming.items()):
+            if since < late:
+                self._hang_up(connection)
+
+    def has_come(self, connection: socket.socket) -> None:
+        """A request was read."""
+        self.coming.pop(connection, None)
+
+    def shutdown_request(self, request: Any) -> None:
+        """A connection ends, whatever came of it."""
+        self.has_come(request)
+        super().shutdown_request(request)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        self.has_come(connection)
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
 
     def state(self) -> State:
         """The session's state."""
@@ -131,6 +165,11 @@ class LabelServer(ThreadingHTTPServer):
         """End `serve`, once the answer that is being written is on disk."""
         with self.lock:
             self.stopping.set()
+
+    def fail(self, error: Exception) -> None:
+        """Have `serve` end with an error."""
+        self.failed = error
+        self.stop()
 
     def handle_error(self, request, client_address) -> None:
         """A browser that went away is no error; others print their traceback as ever."""
@@ -190,6 +229,8 @@ def serve(
         server.stop()
         server.shutdown()
         server.server_close()
+    if server.failed is not None:
+        raise server.failed
     announce(f"Stopped ({reason}). Every answer is saved; start it again to go on.")
 
 
@@ -232,10 +273,11 @@ class _NotAskedError(LabelError):
 
 class _Handler(BaseHTTPRequestHandler):
     server: LabelServer
-    timeout = 10  # seconds for a request to come in
+    timeout = 10  # seconds without a byte, and for the whole answer to be taken
     server_version = sys_version = ""
 
     def do_GET(self) -> None:
+        self.server.has_come(self.connection)
         route = self._route()
         if route is None:
             return
@@ -251,6 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         content = self._content()  # read even if it is refused: a browser reads no answer before it has sent all
+        self.server.has_come(self.connection)
         route = self._route()
         if route is None:
             return
@@ -282,6 +325,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(409, str(error))
         except LabelError as error:
             self._refuse(422, str(error))
+        except LockedError as error:
+            self._refuse(503, f"The answer is not saved: {error}")
+            self.server.fail(error)
         except (OSError, ValueError) as error:  # a full disk, a damaged ledger: the page keeps it and tries again
             self._refuse(503, f"The answer is not saved yet: {getattr(error, 'strerror', None) or error}")
         else:

@@ -87,7 +87,7 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
         new = 0
         if not ledger.finished:
             new = ledger.tell(number, found.indices, found.labels, num_classes=data.num_classes, source=found.source)
-        told = f"{new} of {len(found.indices)} answers in {Path(answers).name} are new"
+        told = f"{new} of {len(found.indices)} answers in {found.source['file']} are new"
         return f"{told}; {_train_and_ask(task, progress)}"
 
 
@@ -133,9 +133,10 @@ def _experiment(workdir: Path) -> config.Experiment:
 
 
 def _ledger(workdir: Path, experiment: config.Experiment) -> Ledger:
-    comparison = experiment.comparisons[0]
-    folder = directory.seed_folder(workdir, comparison, comparison.strategies[0], experiment.first_seed)
-    return Ledger(experiment.first_seed, folder)
+    comparison, seed = experiment.comparisons[0], experiment.first_seed
+    folder = directory.seed_folder(workdir, comparison, comparison.strategies[0], seed)
+    method = f"{comparison.posterior}/{comparison.label(comparison.strategies[0])}"
+    return Ledger(seed, folder, directory.owner(workdir, method, seed))
 
 
 def _train_and_ask(task: Task, progress) -> str:

@@ -19,13 +19,13 @@ from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable
 from bdal.experiment.analysis import About, about
 from bdal.experiment.directory import Row, SeedRun
+from bdal.experiment.lines import check_lines
 from bdal.experiment.tables import order
 from bdal.experiment.words import both, title
 
 Key = tuple[str, str]  # posterior, strategy
 
-# of a config, what says which runs there are and not how a run is done; data and labels are the same in a group
-WHICH = ("name", "seeds", "first_seed", "together", "parameters", "data", "labels", "comparisons")
+WHICH = (*directory.WHICH, "data", "labels")  # data and labels are the same in a group
 
 
 class Source(NamedTuple):
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
     name: str  # as the report calls it
     experiment: config.Experiment | None  # None: a config of another version, which this one does not read
-    problem: str  # why it does not, or that it is of bdal 0.1.0; empty otherwise
+    problem: str  # why it does not; empty otherwise
     tree: dict[str, Any]  # the config as plain data
     text: str  # config.yaml; as the run began, if it was edited since
     edited: list[str]  # the fields that were
@@ -158,19 +158,11 @@ def _read(path: Path, name: str) -> Source:
     except ConfigError as error:
         tree = _plain_config(path / "config.yaml", error)
         problem = f"this version does not read its config ({str(error).removeprefix(f'{path}{os.sep}')})"
-        if "builders" not in tree["data"]:
-            try:
-                experiment = _of_bdal_0_1_0(tree)
-                tree, problem = (
-                    config.as_dict(experiment),
-                    "its config is of bdal 0.1.0, before there were pool builders",
-                )
-            except ConfigError:
-                pass
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         runs = directory.seed_runs(path)
-        warned = durable.read(path / "warnings.jsonl", unsealed=True)
+        warned = durable.read(path / "warnings.jsonl")
+        check_lines(path / "warnings.jsonl", warned, "warning")
     cost = tree.get("labels", {}).get("abstain_cost", 1)
     rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
     torn = sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})
@@ -179,7 +171,7 @@ def _read(path: Path, name: str) -> Source:
 
 def _began(identity: dict[str, Any], now: config.Experiment) -> config.Experiment:
     """The config that a run began with, as `run.json` keeps it: all but where its data lies."""
-    if "experiment" not in identity:  # of bdal 0.1.0, or not begun
+    if "experiment" not in identity:  # not begun
         return now
     began = config.typed(identity["experiment"], "run.json")
     data = replace(began.data, data_dir=now.data.data_dir)
@@ -208,15 +200,6 @@ def _plain_config(path: Path, error: ConfigError) -> dict[str, Any]:
     ):
         raise error from None
     return tree
-
-
-def _of_bdal_0_1_0(tree: dict[str, Any]) -> config.Experiment:
-    """A config from before pool builders, whose `data.repeats` and `data.noise` are the builder `repeated` now."""
-    data = dict(tree["data"])
-    options = {"repeats": data.pop("repeats", 1), "noise": data.pop("noise", 0.0)}
-    if options != {"repeats": 1, "noise": 0.0}:
-        data["builders"] = [{"name": "repeated", **options}]
-    return config.typed({**tree, "data": data}, "config.yaml")
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

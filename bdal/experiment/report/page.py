@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from bdal.environment import expanded
 from bdal.errors import ConfigError
 from bdal.experiment import config
 from bdal.experiment.durable import write_atomic
@@ -38,11 +39,11 @@ def report(
       ConfigError: a directory that is no run directory, or a folder that cannot be written to.
       CorruptRunError: a file of a run that no interrupted write can explain.
     """
-    paths = list(dict.fromkeys(Path(workdir).expanduser().resolve() for workdir in workdirs))
+    paths = list(dict.fromkeys(expanded(workdir).resolve() for workdir in workdirs))
     if not paths:
         raise ConfigError("report: expected at least one run directory, found none")
     groups = [_with_data_at(group, data_dir) for group in gather(paths)]
-    out = Path(out).expanduser().resolve() if out is not None else paths[0] / "report"
+    out = expanded(out).resolve() if out is not None else paths[0] / "report"
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,11 +6,11 @@ Axis letters: N pool points, C classes, S seeds.
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bdal.environment import expanded
 from bdal.experiment import config, figures
 from bdal.experiment.directory import SeedRun
 from bdal.experiment.report.document import Block, Bullets, Paragraph, Picture, Pictures, Section, Table
@@ -81,16 +81,9 @@ def _load(source: Source) -> tuple[Any, str]:
         data = load(source.experiment)
     except (ValueError, OSError) as error:
         return None, f"the data cannot be read ({' '.join(str(error).split())})"
-    earlier = bool(source.problem)  # bdal 0.1.0 took the fingerprint before it built the pool
-    if source.identity.get("data") not in (None, data.fingerprint) and not (earlier and _agree(source.runs, data)):
+    if source.identity.get("data") not in (None, data.fingerprint):
         return None, "the data that lies here is not the data of the run, as its fingerprint differs"
     return data, ""
-
-
-def _agree(runs: Sequence[SeedRun], data: Any) -> bool:
-    """Whether every label in the ledgers is that of its point."""
-    answers = [pair for run in runs for pair in _answers(run, "validation", "initial").items()]
-    return all(index < data.num_points and data.pool_labels[index] == label for index, label in answers)
 
 
 def _absent(data: config.Data) -> str:
@@ -100,7 +93,7 @@ def _absent(data: config.Data) -> str:
     if data.name not in ("mnist", "fashion_mnist") or (cache_dir() / data.name / "arrays.npz").exists():
         return ""
     chosen = data.data_dir or os.environ.get("BDAL_DATA_DIR")
-    folders = [Path(chosen).expanduser() / data.name, Path(chosen).expanduser()] if chosen else []
+    folders = [expanded(chosen) / data.name, expanded(chosen)] if chosen else []
     folders.append(cache_dir() / data.name)
     if all(any((folder / file).is_file() for folder in folders) for file in FILES.values()):
         return ""

@@ -132,7 +132,6 @@ def _data(group: Group, pool: Pool) -> str:
     size = facts.get("points") or (len(pool.inputs) if pool.inputs is not None else None)
     distinct = facts.get("distinct_points")
     builders = [_builder(builder) for builder in data["builders"]]
-    builders += [f"{key} {data[key]}" for key in ("repeats", "noise") if data.get(key) not in (None, 0, 1)]  # of 0.1.0
     known = [
         f"{size:,} points in the pool" if size else f"{data['pool']:,} points in the pool" if data["pool"] else "",
         f"{distinct:,} of them distinct" if distinct and distinct != size else "",

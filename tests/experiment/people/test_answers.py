@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import random
 import unicodedata
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from bdal.errors import LabelError
+from bdal.experiment import durable
 from bdal.experiment.people import answers
 from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import label_config
@@ -173,6 +175,19 @@ def test_what_is_no_file_or_too_large(tmp_path, monkeypatch):
     assert told(tmp_path, "pool_index,label\n1,a", ["a"]) == [(1, 0)]
     with pytest.raises(LabelError, match="expected at most 0 MiB of answers"):
         told(tmp_path, "pool_index,label\n1,a\n2,a", ["a"])
+
+
+def test_a_file_whose_name_is_no_utf_8(tmp_path):
+    """A name may hold any bytes but / and NUL; a ledger holds text."""
+    path = tmp_path / os.fsdecode(b"r\xe9ponses.csv")
+    path.write_text("pool_index,label\n1,dog\n")
+    found = read_answers(path, class_names=NAMES)
+    assert found.source["file"] == r"r\udce9ponses.csv"
+    durable.append(tmp_path / "ledger.jsonl", {"event": "labelled", "source": found.source})
+    assert durable.read(tmp_path / "ledger.jsonl")[0]["source"] == found.source
+    path.write_text("pool_index,label\n1,wolf\n")
+    with pytest.raises(LabelError, match=r"r\\udce9ponses\.csv: row 2: label: "):
+        read_answers(path, class_names=NAMES)
 
 
 def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypatch):

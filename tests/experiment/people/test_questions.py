@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from bdal.experiment.people import questions
+from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import hotkeys, label_config, picture, write_query
 
 NAMES = ["cat", "dog", "bird"]
@@ -49,7 +50,7 @@ def tree(folder):
 def test_the_files_of_a_query(tmp_path):
     folder = asked(tmp_path / "query")
     assert sorted(tree(folder)) == [
-        "images/12.png", "images/29.png", "images/7.png", "label_config.xml", "query.csv", "tasks.json",
+        ".images.json", "images/12.png", "images/29.png", "images/7.png", "label_config.xml", "query.csv", "tasks.json",
     ]  # fmt: skip
     assert (folder / "query.csv").read_text() == (
         "pool_index,image,label\n12,images/12.png,\n7,images/7.png,\n29,images/29.png,\n"
@@ -125,6 +126,43 @@ def test_a_query_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, mo
     with pytest.raises(OSError, match="No space"):
         asked(folder, indices=[1, 2])
     assert tree(folder) == before
+
+
+def test_images_that_it_did_not_write_stay(tmp_path):
+    folder = tmp_path / "query"
+    (folder / "images").mkdir(parents=True)
+    for name in ("5.png", "12.png"):
+        (folder / "images" / name).write_bytes(f"mine, {name}".encode())
+    asked(folder)  # 12, 7, 29
+    aside = f"12-{hashlib.sha256(b'mine, 12.png').hexdigest()[:8]}.png"
+    assert (folder / "images" / aside).read_bytes() == b"mine, 12.png"
+    (folder / "images/7.png").write_bytes(b"painted over")
+    asked(folder, indices=[1])
+    assert sorted(path.name for path in (folder / "images").iterdir()) == sorted(["1.png", aside, "5.png", "7.png"])
+    assert (folder / "images/5.png").read_bytes() == b"mine, 5.png"
+    assert (folder / "images/7.png").read_bytes() == b"painted over"
+    (folder / ".images.json").write_text("[" * 9999)  # then nothing is known to be ours
+    asked(folder, indices=[2])
+    assert (folder / "images/1.png").exists()
+
+
+def test_names_are_no_formulas_where_a_semicolon_parts_the_columns_and_come_back(tmp_path):
+    names = ["cat;=1+1.png", "a; @x", "b,-2", "c;plain=1", "=1;+2", "d;;|x", "it's;'=1"]
+    folder = asked(tmp_path, indices=range(7), inputs=pool((16,), 7), names=names)
+    text = (folder / "query.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["name"] for row in rows] == [
+        "cat;'=1+1.png", "a;' @x", "b,'-2", "c;plain=1", "'=1;'+2", "d;;'|x", "it's;'=1",
+    ]  # fmt: skip
+    for cells in (csv.reader(io.StringIO(text), delimiter=mark) for mark in ",;"):
+        assert not [cell for row in cells for cell in row if cell.lstrip()[:1] in tuple("=+-@|%")]
+    rows = [{**row, "label": "dog"} for row in csv.DictReader(io.StringIO(text))]
+    with (tmp_path / "filled.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = read_answers(tmp_path / "filled.csv", class_names=["cat", "dog"], names=names)
+    assert found.indices.tolist() == list(range(7))
 
 
 def test_answers_in_query_csv_are_never_overwritten(tmp_path):

@@ -1,6 +1,7 @@
 """The server of the labelling page, by plain HTTP: what it answers, what it refuses, when it stops."""
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +24,7 @@ import yaml
 from bdal.datasets import load
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config
+from bdal.experiment.lock import LockedError
 from bdal.experiment.people import server
 from bdal.experiment.people.questions import picture
 from bdal.experiment.people.server import Item, State, make_server, serve
@@ -179,6 +182,97 @@ def test_a_fault_of_our_own_is_no_full_disk(client, session, capsys):
     assert "TypeError: ours" in capsys.readouterr().err
     session.before_keeping = lambda: None
     assert client.answer(12, 1, "one")[0] == 200
+
+
+def test_a_session_whose_directory_is_another_s_now_ends_the_server_with_that_error(session):
+    def taken():
+        session.inside.release()
+        raise LockedError("runs/a is no longer this process's own")
+
+    session.before_keeping = taken
+    lines, started = [], threading.Event()
+    outcome = []
+
+    def announce(line):
+        lines.append(line)
+        started.set()
+
+    def run():
+        try:
+            serve(session, open_browser=False, announce=announce)
+        except LockedError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert started.wait(30)
+    address = urlsplit(lines[0].removeprefix("Label at "))
+    connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
+    body = json.dumps({"id": "a", "pool_index": 12, "label": 1})
+    connection.request("POST", f"{address.path}answer", body, {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    assert (reply.status, json.loads(reply.read())["error"]) == (
+        503, "The answer is not saved: runs/a is no longer this process's own",
+    )  # fmt: skip
+    thread.join(30)
+    assert [str(error) for error in outcome] == ["runs/a is no longer this process's own"]
+    assert session.told == []
+    assert not any("Every answer is saved;" in line for line in lines)
+
+
+def ends(connection, seconds=20):
+    """Whether the other side closes a connection."""
+    connection.settimeout(seconds)
+    try:
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nContent-Length: 4000\r\n\r\n"])
+def test_a_request_that_comes_byte_by_byte_has_a_deadline_as_a_whole(client, monkeypatch, start):
+    monkeypatch.setattr(server, "COMING", 0.5)
+    with socket.create_connection(("127.0.0.1", client.server.server_port)) as slow:
+        slow.sendall(start)
+        over = threading.Event()
+
+        def drip():
+            with contextlib.suppress(OSError):
+                while not over.wait(0.05):
+                    slow.send(b"a")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        assert ends(slow)
+        over.set()
+        thread.join()
+    assert client.get("state")[0] == 200
+
+
+def test_silent_connections_keep_nobody_out_and_are_few(client, session):
+    before = threading.active_count()
+    address = ("127.0.0.1", client.server.server_port)
+    with contextlib.ExitStack() as open_now:
+        silent = [open_now.enter_context(socket.create_connection(address)) for _ in range(200)]
+        assert client.answer(12, 1)[0] == 200
+        assert client.get("state")[0] == 200
+        assert all(ends(connection) for connection in silent[: 200 - server.MOST])
+        for _ in range(100):
+            if threading.active_count() <= before + server.MOST:
+                break
+            time.sleep(0.05)
+        assert threading.active_count() <= before + server.MOST
+    assert session.told == [(12, 1)]
+
+
+def test_an_answer_that_takes_long_to_write_is_not_cut_off(client, session, monkeypatch):
+    monkeypatch.setattr(server, "COMING", 0.2)
+    session.before_keeping = lambda: time.sleep(1)
+    assert client.answer(12, 1)[0] == 200
 
 
 def test_images(client):
