@@ -36,6 +36,8 @@ class Answers(NamedTuple):
     indices: np.ndarray  # [A] int64 pool indices
     labels: np.ndarray  # [A] int32 classes, ABSTAIN where it cannot be told
     source: dict[str, str]  # {"file": its name, "sha256": of its bytes}
+    by: list[str | None]  # [A] the annotation that it is; None for a row that is nobody's
+    made: list[float | None]  # [A] when it was made last, in seconds
 
 
 def read_answers(
@@ -85,6 +87,8 @@ def read_answers(
         np.array([answer.index for answer in kept], np.int64),
         np.array([answer.label for answer in kept], np.int32),
         {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()},
+        [answer.annotation for answer in kept],
+        [answer.made[0] or None for answer in kept],
     )
 
 
@@ -117,7 +121,7 @@ class _Answer(NamedTuple):
     index: int
     label: Any  # as it was written, then the class
     made: tuple[float, int]  # when, and the annotation's number: what answers to the same point are ordered by
-    annotation: Any  # whose answer it is; None for a plain row
+    annotation: str | None  # which it is, in every format of export; None for a plain row
     beside: dict[str, Any]  # what else the file says of the point
     skipped: bool = False
 
@@ -160,9 +164,7 @@ def _text(content: bytes, name: str) -> str:
 
 def _from_csv(text: str, name: str) -> list[_Answer]:
     return [
-        _Answer(
-            where, _pool_index(index, where), label, *_made(row.get("created_at"), row.get("annotation_id"), where), row
-        )
+        _Answer(where, _pool_index(index, where), label, *_made(row, row.get("annotation_id"), where), row)
         for where, index, label, row in _csv_rows(text, name)
     ]
 
@@ -229,7 +231,7 @@ def _annotations(task: dict[str, Any], where: str) -> list[_Answer]:
     for annotation in annotations:
         if not isinstance(annotation, dict):
             raise LabelError(f"{where}: expected an annotation, found {_short(annotation)}")
-        made = _made(annotation.get("created_at"), annotation.get("id"), where)
+        made = _made(annotation, annotation.get("id"), where)
         skipped = bool(annotation.get("was_cancelled") or annotation.get("skipped"))
         label = "" if skipped else _choice(annotation.get("result"), where)
         found.append(_Answer(where, index, label, *made, data, skipped))
@@ -257,20 +259,26 @@ def _minimal(task: dict[str, Any], where: str) -> _Answer:
     """Of a task in the JSON-MIN export, which is one annotation."""
     if "pool_index" not in task:
         raise LabelError(f"{where}: expected a pool_index, found {_short(sorted(task))}")
-    made = _made(task.get("created_at"), task.get("annotation_id"), where)
+    made = _made(task, task.get("annotation_id"), where)
     return _Answer(where, _pool_index(task["pool_index"], where), task.get("label"), *made, task)
 
 
-def _made(created: Any, annotation: Any, where: str) -> tuple[tuple, Any]:
-    """What orders the answers to one point: when they were made, then their number."""
-    number = int(annotation) if isinstance(annotation, int) or str(annotation or "").isdecimal() else 0
-    if created in (None, ""):
-        return (0.0, number), annotation or None
+def _made(annotation: dict[str, Any], number: Any, where: str) -> tuple[tuple[float, int], str | None]:
+    """What orders the answers to one point, when they were made last and their number; and which annotation it is."""
+    created, updated = (_time(annotation.get(field), field, where) for field in ("created_at", "updated_at"))
+    count = int(number) if isinstance(number, int) or str(number or "").isdecimal() else 0
+    which = None if number in (None, "") else f"{number}" if created is None else f"{number} of {created}"
+    return (updated or created or 0.0, count), which
+
+
+def _time(text: Any, field: str, where: str) -> float | None:
+    if text in (None, ""):
+        return None
     try:
-        time = datetime.fromisoformat(created)
+        time = datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
-        raise LabelError(f"{where}: expected a time in created_at, found {_short(created)}") from error
-    return ((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp(), number), annotation or None
+        raise LabelError(f"{where}: expected a time in {field}, found {_short(text)}") from error
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _pool_index(value: Any, where: str) -> int:

@@ -79,15 +79,22 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
         ledger = task.ledger
         if ledger.finished:
             known = ledger.answers()
-            if any(label not in known.get(int(index), ()) for index, label in zip(*found[:2], strict=True)):
+            if any(
+                label not in known.get(int(index), ()) for index, label in zip(found.indices, found.labels, strict=True)
+            ):
                 raise LabelError(f"{task.workdir}: the run is finished, and takes no more answers")
         number = open_round(ledger)
         if number is None:  # training is due; what is told now is known before it
             number = ledger.completed_rounds() - 1
         new = 0
         if not ledger.finished:
-            new = ledger.tell(number, found.indices, found.labels, num_classes=data.num_classes, source=found.source)
+            new = ledger.tell(number, num_classes=data.num_classes, **found._asdict())
         told = f"{new} of {len(found.indices)} answers in {Path(answers).name} are new"
+        counts = ledger.settled(task.prepared.experiment.labels.contradictions)
+        last = dict(zip(found.indices.tolist(), found.labels.tolist(), strict=True))
+        if others := sum(counts.get(index, label) != label for index, label in last.items()):
+            told += f"; for {others} of its points another answer counts, a label or a later one (a later word: a file "
+            told += "of another name)"
         return f"{told}; {_train_and_ask(task, progress)}"
 
 

@@ -196,6 +196,31 @@ def test_it_cannot_be_told_and_it_was_told_wrongly(workdir):
     assert directory.results(workdir)[-1].labels == 9
 
 
+@pytest.mark.parametrize("policy", ["last", "majority"])
+def test_one_labels_everything_and_another_skips(experiment, tmp_path, policy):
+    experiment = replace(experiment, labels=replace(experiment.labels, contradictions=policy))
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    ask(workdir, progress=Quiet)
+    start = rows(workdir)
+    told(workdir, "one.csv", true(start))
+    message = told(workdir, "other.csv", dict.fromkeys(start, "?"))
+    assert message.startswith("5 of 5 answers in other.csv are new; for 5 of its points another answer counts, a label")
+    first = rows(workdir)
+    told(workdir, "first.csv", true(first))
+    assert [row.labels for row in directory.results(workdir)] == [2, 6]
+    wrong = {index: NAMES[(TRUTH[index] + 1) % 3] for index in first}
+    assert told(workdir, "wrong.csv", wrong).startswith("4 of 4 answers in wrong.csv are new; 3 labels")
+    assert told(workdir, "first.csv", true(first)).startswith(
+        "0 of 4 answers in first.csv are new; for 4 of its points"
+    )
+    assert told(workdir, "again.csv", true(first)).startswith("4 of 4 answers in again.csv are new; 3 labels")
+    assert told(workdir, "last.csv", true(rows(workdir))).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy=policy, num_points=N, num_classes=3)
+    assert (known.abstained, int(known.labelled.count)) == (0, 9)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
+    assert known.validation.labels.tolist() == TRUTH[start[:3]].tolist()
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
