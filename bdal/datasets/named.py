@@ -22,7 +22,7 @@ NAMES = ("optdigits", "mnist", "fashion_mnist", "notmnist", "pneumoniamnist")
 
 def load(
     name: str | Path, *, data_dir: str | Path | None = None, class_names: Sequence[str] | None = None,
-    size: Sequence[int] | None = None,
+    size: Sequence[int] | None = None, relabel: bool = False,
 ) -> Dataset:  # fmt: skip
     """A data set by name, from the path of an `.npz` file, or a folder of images.
 
@@ -43,6 +43,7 @@ def load(
       name: which one.
       data_dir: where the published files of a named data set lie.
       class_names: what the labels 0 .. C - 1 are called; says C where there are no labels.
+      relabel: make classes of the labels that occur in an `.npz`, whatever numbers they are.
       size: (height, width) that the images of a folder are brought to.
 
     Raises:
@@ -57,11 +58,13 @@ def load(
     folder = name not in NAMES and Path(name).is_dir()
     if size is not None and not folder:
         raise ValueError(f"size: expected it for a folder of images only, got {size!r} for {str(name)!r}")
+    if relabel and not str(name).endswith(".npz"):
+        raise ValueError(f"relabel: expected it for an .npz file only, got it for {str(name)!r}")
     if folder:
         inputs, files = read_folder(name, size)
         return from_arrays(inputs, name=Path(name).resolve().name, class_names=class_names, files=files)
     if str(name).endswith(".npz"):
-        return _own(Path(name), class_names)
+        return _own(Path(name), class_names, relabel)
     name = str(name)
     if name == "optdigits":
         with resources.as_file(resources.files("bdal.datasets") / "optdigits.npz") as path:
@@ -81,13 +84,14 @@ def load(
     )
 
 
-def _own(path: Path, class_names: Sequence[str] | None) -> Dataset:
+def _own(path: Path, class_names: Sequence[str] | None, relabel: bool) -> Dataset:
     if not path.is_file():
         raise DataNotFoundError(f"{path}: no such file (looked in {Path.cwd()})")
     arrays: dict[str, Any] = dict(read_npz(path, KEYS[:1], KEYS[1:], anyhow=("class_names", "files")))
     text = {key: _text(path, key, arrays.pop(key)) for key in ("class_names", "files") if key in arrays}
     files = [_beside(path, file) for file in text["files"]] if "files" in text else None
-    return from_arrays(**arrays, name=path.stem, class_names=class_names or text.get("class_names"), files=files)
+    names = class_names or text.get("class_names")
+    return from_arrays(**arrays, name=path.stem, class_names=names, files=files, relabel=relabel)
 
 
 def _text(path: Path, key: str, values: np.ndarray) -> list[str]:

@@ -40,7 +40,8 @@ class Data:
     holds its files (null: where BDAL_DATA_DIR points, or a download); `pool` a random subset of the training set of
     that size to query from, `test` a random subset of the test set (null: all). `builders` then change the pool, one
     after the other: copies, noise, fewer points of some classes (`bdal.datasets.pools`). `classes` names the classes,
-    and `size` is the height and width to which a folder's images are brought.
+    and `size` is the height and width to which a folder's images are brought. `relabel` makes classes of the labels
+    that occur in an `.npz`, such as 1 .. 10.
     """
 
     name: str = "optdigits"
@@ -50,6 +51,7 @@ class Data:
     builders: tuple[Builder, ...] = ()
     classes: tuple[str, ...] | None = None
     size: tuple[int, ...] | None = None
+    relabel: bool = False
 
 
 @dataclass(frozen=True)
