@@ -107,13 +107,18 @@ class Ledger:
         """Each point's answers in the order they came, ABSTAIN among them: all, or those before a round's training."""
         return {index: [answer.label for answer in given] for index, given in _answers(self.events, before).items()}
 
+    def kept(self) -> dict[int, list[int]]:
+        """The answers that were told of points before they were asked for, in the order they came."""
+        told = _answers(self.events, kinds=("known",))
+        return {index: [answer.label for answer in given] for index, given in told.items()}
+
     def settled(self, policy: str, before: int | None = None) -> dict[int, int]:
         """The label that each point's answers amount to by `policy`; ABSTAIN where nobody gave a label."""
         return settled(self.events, policy, before)
 
     def tell(
         self, number: int, indices, labels, *, num_classes: int, source: dict[str, str] | None = None,
-        by: Sequence[str | None] | None = None, made: Sequence[float | None] | None = None,
+        by: Sequence[str | None] | None = None, made: Sequence[float | None] | None = None, keep: int | None = None,
     ) -> int:  # fmt: skip
         """Write answers to a round's open query, and corrections of earlier ones, in one event; gives how many are new.
 
@@ -131,6 +136,7 @@ class Ledger:
           source: the file, `{"file": its name, "sha256": of its bytes}`; None: a person at work.
           by: for each answer the annotation that it is, or GROUND_TRUTH, or None.
           made: for each answer when it was made, in seconds, or None.
+          keep: N, to keep what is told of points that were not queried for when they are (`recall`); None: refuse it.
 
         Raises:
           LabelError: a label that is no class and not ABSTAIN, or a point that was never queried; nothing is written.
@@ -139,27 +145,52 @@ class Ledger:
         labels = check_answers(labels, indices, num_classes).tolist()
         known, open_now = _answers(self.events), set(self.queried(number))
         unknown = sorted({index for index in indices if index not in open_now and index not in known})
-        if unknown:
+        if unknown and not keep:
             raise LabelError(
                 f"answers: expected points of the open query, found {unknown[:5]}{' ...' if len(unknown) > 5 else ''}, "
                 "which were not asked for; nothing was written"
             )
+        if wrong := [index for index in unknown if not 0 <= index < (keep or 0)]:
+            raise LabelError(f"answers: expected pool points in [0, {keep}), found {wrong[:5]}; nothing was written")
         file, nothing = None if source is None else source["file"], [None] * len(indices)
         given: dict[int, list[_Answer]] = {}
         for index, label, who, time in zip(indices, labels, by or nothing, made or nothing, strict=True):
             given.setdefault(index, []).append(_Answer(label, who, time, file))
+        kept = _answers(self.events, kinds=("known",))
+        known = {
+            index: known.get(index, kept.get(index, [])) if index in unknown else known.get(index, [])
+            for index in given
+        }
         news = _at_work if source is None else _of_a_file
-        new = [(index, answer) for index in given for answer in news(given[index], known.get(index, []))]
-        if new:
+        new = [(index, answer) for index in given for answer in news(given[index], known[index])]
+        for kind in ("known", "labelled"):
+            part = [(index, answer) for index, answer in new if (index in unknown) == (kind == "known")]
+            if not part:
+                continue
             event = {
-                "event": "labelled", "round": number, "indices": [index for index, _ in new],
-                "labels": [None if answer.label == ABSTAIN else answer.label for _, answer in new],
+                "event": kind, "round": number, "indices": [index for index, _ in part],
+                "labels": [None if answer.label == ABSTAIN else answer.label for _, answer in part],
             }  # fmt: skip
             for field in ("by", "made"):
-                if any(getattr(answer, field) is not None for _, answer in new):
-                    event[field] = [getattr(answer, field) for _, answer in new]
+                if any(getattr(answer, field) is not None for _, answer in part):
+                    event[field] = [getattr(answer, field) for _, answer in part]
             self.add(event if source is None else event | {"source": source})
         return len(new)
+
+    def recall(self, number: int, *, num_classes: int) -> int:
+        """Answer a round's query by what was told before it was asked, as far as that goes; how many answers."""
+        wanted, count = set(self.unanswered(number)), 0
+        for event in [event for event in self.events if event["event"] == "known"]:
+            rows = [row for row, index in enumerate(event["indices"]) if index in wanted]
+            if rows:
+                picked = {
+                    key: [event[key][row] for row in rows]
+                    for key in ("indices", "labels", "by", "made")
+                    if key in event
+                }
+                picked["labels"] = [ABSTAIN if label is None else label for label in picked["labels"]]
+                count += self.tell(number, num_classes=num_classes, source=event.get("source"), **picked)
+        return count
 
     # -- what is labelled
 
@@ -212,20 +243,24 @@ def settled(events: Sequence[dict[str, Any]], policy: str, before: int | None = 
     return labels
 
 
-def _answers(events: Sequence[dict[str, Any]], before: int | None = None) -> dict[int, list[_Answer]]:
+def _answers(
+    events: Sequence[dict[str, Any]],
+    before: int | None = None,
+    kinds: Sequence[str] = ("validation", "initial", "labelled"),
+) -> dict[int, list[_Answer]]:
     """Each point's answers in the order they came; those of exports among each other by when they were made."""
     answers: dict[int, list[_Answer]] = {}
     for event in events:
         if before is not None and (event["event"], event.get("round")) == ("evaluated", before):
             break
-        if event["event"] not in ("validation", "initial", "labelled"):
+        if event["event"] not in kinds:
             continue
         nobody = [None if "source" in event else PAGE] * len(event["indices"])
         by, made = event.get("by", nobody), event.get("made", [None] * len(nobody))
         file = event.get("source", {}).get("file")
         for index, label, who, time in zip(event["indices"], event["labels"], by, made, strict=True):
             found = answers.setdefault(index, [])
-            if event["event"] != "labelled" and found:  # the start repeats what people answered
+            if event["event"] in ("validation", "initial") and found:  # the start repeats what people answered
                 continue
             later = [n for n, other in enumerate(found) if time and other.made and other.made > time]
             place = later[0] if later else len(found)

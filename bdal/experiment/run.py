@@ -237,7 +237,7 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
         left = [ledger for ledger in ledgers if not ledger.finished or ledger.events[-1]["round"] >= number]
         if not left:
             return
-        if prepared.oracle is None and any(ledger.unanswered(number) for ledger in left):
+        if any(_waits(prepared, ledger, number) for ledger in left):
             return
         at = _Round(number, method.name, report, {})
         sets = [_sets_before(prepared, ledger, number) for ledger in ledgers]
@@ -252,8 +252,16 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
                 _keep(prepared, ledger, outcome, at, len(ledgers))
         report.line(_line(method.name, left, ledgers, outcomes, at))
         report.advance()
-        if any(ledger.unanswered(number) for ledger in left):  # people are asked
+        if any(_waits(prepared, ledger, number) for ledger in left):
             return
+
+
+def _waits(prepared: Prepared, ledger: Ledger, number: int) -> bool:
+    """Whether people have answers to give to a query, beyond those that they gave before it was asked."""
+    if prepared.oracle is not None or not ledger.unanswered(number):
+        return False
+    ledger.recall(number, num_classes=prepared.data.num_classes)
+    return bool(ledger.unanswered(number))
 
 
 class _Outcome(NamedTuple):
@@ -448,7 +456,7 @@ def _start(prepared: Prepared, ledger: Ledger) -> bool:
     parts = {"validation": held_out, "initial": initial[: sizes.initial]}
     if prepared.oracle is None:
         ledger.record({"event": "queried", "round": START, "indices": np.concatenate(list(parts.values()))})
-        if ledger.unanswered(START):
+        if _waits(prepared, ledger, START):
             return False
     for event, indices in parts.items():
         if ledger.find(event) is None:

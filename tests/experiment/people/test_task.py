@@ -224,8 +224,7 @@ def test_one_labels_everything_and_another_skips(experiment, tmp_path, policy):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (lambda asked, free: true(asked) | {free: "cat"}, "expected points of the open query, found"),
-        (lambda asked, free: true(asked) | {N: "cat"}, rf"found \[{N}\], which were not asked for"),
+        (lambda asked, free: true(asked) | {N: "cat"}, rf"expected pool points in \[0, {N}\), found \[{N}\]; nothing"),
         (lambda asked, free: true(asked) | {asked[2]: "cow"}, "cow"),
         (lambda asked, free: true(asked) | {asked[2]: "3"}, "3"),
     ],
@@ -241,6 +240,44 @@ def test_a_file_with_a_wrong_answer_is_refused_as_a_whole(workdir, typed, messag
     assert not (workdir / "run.lock").exists()
     told(workdir, "right.csv", true(asked))
     assert num_wanted(workdir) == 4
+
+
+def test_what_was_not_asked_for_is_kept_and_paid_for_when_it_is(workdir, experiment, tmp_path):
+    ask(workdir, progress=Quiet)
+    asked, before = rows(workdir), ledger(workdir)
+    path = filled(tmp_path / "all.csv", true(range(N)))
+    with pytest.raises(LabelError, match="expected points of the open query, found"):
+        tell(workdir, path, only_asked=True, progress=Quiet)
+    assert ledger(workdir) == before
+    some = filled(tmp_path / "some.csv", true([index for index in range(N) if index not in asked[:2]]))
+    message = tell(workdir, some, progress=Quiet)
+    assert message.startswith(
+        "28 of 28 answers in some.csv are new; 25 of its points were not asked for yet: kept, and"
+    )
+    assert "2 of 5 labels wanted" in message
+    assert tell(workdir, some, progress=Quiet).startswith("0 of 28 answers in some.csv are new; 25 of its points")
+    assert told(workdir, "rest.csv", true(asked[:2])).endswith("finished (budget)")
+    assert [row.labels for row in directory.results(workdir)] == [2, 6, 9]
+    assert tell(workdir, some, progress=Quiet).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy="last", num_points=N, num_classes=3)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
+    queries = [event["indices"] for event in ledger(workdir) if event["event"] == "queried"]
+
+    other = run(experiment, tmp_path / "other", Quiet)  # the same labels in the order in which they are asked for
+    for indices in queries:
+        told(other, "next.csv", true(indices))
+    assert [event["indices"] for event in ledger(other) if event["event"] == "queried"] == queries
+
+
+def test_what_is_kept_may_be_corrected_before_it_is_asked_for(workdir, tmp_path):
+    ask(workdir, progress=Quiet)
+    free = [index for index in range(N) if index not in rows(workdir)]
+    wrong = {index: NAMES[(TRUTH[index] + 1) % 3] for index in free}
+    assert told(workdir, "wrong.csv", wrong).startswith("25 of 25 answers in wrong.csv are new")
+    assert told(workdir, "right.csv", true(free)).startswith("25 of 25 answers in right.csv are new")
+    assert told(workdir, "start.csv", true(rows(workdir))).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy="last", num_points=N, num_classes=3)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
 
 
 def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(workdir, experiment, tmp_path):
