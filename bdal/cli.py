@@ -178,14 +178,17 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.config is not None:
         from bdal import datasets
         from bdal.experiment import config, data
+        from bdal.experiment.run import prepare
 
-        loaded = data.load(config.load(options.config, options.overrides))
+        experiment = config.load(options.config, options.overrides)
+        loaded = data.load(experiment)
         names = ", ".join(loaded.class_names[:12]) + (", ..." if loaded.num_classes > 12 else "")
         shape = "x".join(map(str, loaded.pool.shape[1:]))
         print(f"\ndata  {loaded.num_points} pool points of shape {shape}, {loaded.num_classes} classes: {names}")
         if (counts := datasets.label_counts(loaded.source)) is not None:
             print(counts)
         print(datasets.duplicates(loaded.source))
+        prepare(experiment)  # refuses what `bdal run` would
     return 0
 
 

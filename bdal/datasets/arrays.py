@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
       class_names: C names, in the order of the labels.
       files: the image file of each pool point, where there is one.
       label_noise: share of the pool's labels that were flipped on purpose.
+      named: whether people may see the names of the files; not where their folders are the labels.
     """
 
     inputs: np.ndarray
@@ -40,12 +41,15 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] | None = None
     files: tuple[Path, ...] | None = None
     label_noise: float = 0.0
+    named: bool = True
 
     @property
     def file_names(self) -> list[str] | None:
-        """What a person calls each pool point: its file, below the folder that all of them are in."""
+        """What a person calls each pool point: its file, below the folder that all are in, or a number if not named."""
         if not self.files:
             return None
+        if not self.named:
+            return [f"pool point {index}" for index in range(len(self.files))]
         top = os.path.commonpath([file.parent for file in self.files])
         return [file.relative_to(top).as_posix() for file in self.files]
 

@@ -41,7 +41,7 @@ class Data:
     that size to query from, `test` a random subset of the test set (null: all). `builders` then change the pool, one
     after the other: copies, noise, fewer points of some classes (`bdal.datasets.pools`). `classes` names the classes,
     and `size` is the height and width to which a folder's images are brought. `relabel` makes classes of the labels
-    that occur in an `.npz`, such as 1 .. 10.
+    that occur in an `.npz`, such as 1 .. 10; `labels` says that the `folders` of a folder of images are its classes.
     """
 
     name: str = "optdigits"
@@ -52,6 +52,7 @@ class Data:
     classes: tuple[str, ...] | None = None
     size: tuple[int, ...] | None = None
     relabel: bool = False
+    labels: Literal["folders"] | None = None
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ def load(experiment: config.Experiment) -> Data:
     """
     wanted = experiment.data
     data = datasets.load(
-        wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size, relabel=wanted.relabel
-    )
+        wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size, relabel=wanted.relabel,
+        labels=wanted.labels,
+    )  # fmt: skip
     root = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 3)  # seeds use 0, 1, ...
     pool_key, test_key, quick_key = jax.random.split(root, 3)
 

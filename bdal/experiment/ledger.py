@@ -183,7 +183,7 @@ class Ledger:
         for event in [event for event in self.events if event["event"] == "known"]:
             rows = [row for row, index in enumerate(event["indices"]) if index in wanted]
             if rows:
-                picked = {
+                picked: dict[str, Any] = {
                     key: [event[key][row] for row in rows]
                     for key in ("indices", "labels", "by", "made")
                     if key in event
