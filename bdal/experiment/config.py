@@ -101,7 +101,8 @@ class Labels:
     `initial` training labels are bought at the start, at random or with the classes balanced. `oracle` gives them: the
     data set (`simulated`), or `people`, by `bdal label`, or `bdal ask` and `bdal tell`. A point that the oracle will
     not label costs `abstain_cost` labels, 1 or 0. Where answers for a point contradict each other, the `last` counts,
-    or the `majority` (the last of the most frequent).
+    or the `majority` (the last of the most frequent). `initial_file` is a file of answers, as `bdal tell` takes it,
+    whose labelled points are the initial set in the place of `initial` random ones.
     """
 
     budget: int = 150
@@ -111,6 +112,7 @@ class Labels:
     oracle: Literal["simulated", "people"] = "simulated"
     abstain_cost: int = 1
     contradictions: Literal["last", "majority"] = "last"
+    initial_file: str | None = None
 
     @property
     def validation_labels(self) -> int:
@@ -254,7 +256,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         data = dataclasses.replace(data, name=str(Path(data.name).expanduser().resolve()))
     if data.data_dir is not None:
         data = dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
-    return dataclasses.replace(experiment, data=data)
+    labels = experiment.labels
+    if labels.initial_file is not None:
+        labels = dataclasses.replace(labels, initial_file=str(Path(labels.initial_file).expanduser().resolve()))
+    return dataclasses.replace(experiment, data=data, labels=labels)
 
 
 def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -292,7 +297,10 @@ def anywhere(experiment: Experiment) -> Experiment:
     data = dataclasses.replace(experiment.data, data_dir=None)
     if is_path(data.name):
         data = dataclasses.replace(data, name="path")
-    return dataclasses.replace(experiment, data=data)
+    labels = experiment.labels
+    if labels.initial_file is not None:
+        labels = dataclasses.replace(labels, initial_file="file")
+    return dataclasses.replace(experiment, data=data, labels=labels)
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:
@@ -386,6 +394,10 @@ def _check(experiment: Experiment) -> None:
     require(labels.budget >= start, "labels.budget", f"at least {needs}", labels.budget)
     require(data.pool is None or data.pool >= start, "data.pool", f"at least {needs}", data.pool)
 
+    both = labels.balanced and labels.initial_file is not None
+    require(
+        not both, "labels.balanced", "false beside labels.initial_file, which says the initial set", labels.balanced
+    )
     require(labels.abstain_cost in (0, 1), "labels.abstain_cost", "0 or 1", labels.abstain_cost)
     if labels.oracle == "people":
         strategies = sum(len(each.strategies) for each in experiment.comparisons)

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
-from bdal.experiment.ledger import START, Ledger, Sets
+from bdal.experiment.ledger import START, Ledger, Sets, settle
 from bdal.experiment.lock import lock
 from bdal.experiment.programs import Network, Programs, network_of, programs_of
 from bdal.experiment.progress import Progress
@@ -53,6 +54,13 @@ class Method(NamedTuple):
     programs: Programs
 
 
+class Initial(NamedTuple):
+    """The labels to start with, from a file."""
+
+    labels: dict[int, int]  # of pool indices
+    source: dict[str, str]  # the file
+
+
 class Prepared(NamedTuple):
     """An experiment whose parts are known to fit."""
 
@@ -60,6 +68,7 @@ class Prepared(NamedTuple):
     data: Data
     network: Network
     oracle: Callable[[np.ndarray], Any] | None  # None: people answer
+    initial: Initial | None = None  # the labels to start with, where a file says them
 
 
 def run(
@@ -105,13 +114,16 @@ def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] |
     """Load the data and check that the parts fit, before a directory is touched."""
     _check_strategies(experiment)
     data = load(experiment)
+    initial = _initial(experiment, data)
+    if initial is not None:
+        experiment = replace(experiment, labels=replace(experiment.labels, initial=len(initial.labels)))
     network = network_of(experiment, data)
     check_hosts_agree(f"{config.digest(experiment)} {data.fingerprint}")
 
     if experiment.labels.oracle == "people":
         if oracle is not None:
             raise ConfigError("labels.oracle: expected simulated, for an oracle of one's own, found people")
-        return Prepared(experiment, data, network, None)
+        return Prepared(experiment, data, network, None, initial)
     if experiment.labels.balanced and data.pool_labels is None:
         raise ConfigError(
             f"labels.balanced: expected false for {experiment.data.name}, which has no labels, found true"
@@ -122,7 +134,33 @@ def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] |
                 f"labels.oracle: expected people for {experiment.data.name}, which has no labels, found simulated"
             )
         oracle = data.pool_labels.__getitem__
-    return Prepared(experiment, data, network, oracle)
+    return Prepared(experiment, data, network, oracle, initial)
+
+
+def _initial(experiment: config.Experiment, data: Data) -> Initial | None:
+    """The labels in `labels.initial_file`; the last of a point's, and abstentions left out."""
+    if experiment.labels.initial_file is None:
+        return None
+    from bdal.experiment.people.answers import read_answers  # its room stands on this one
+
+    path = experiment.labels.initial_file
+    found = read_answers(path, class_names=data.class_names, names=data.source.file_names)
+    given: dict[int, list[int]] = {}
+    for index, label in zip(found.indices.tolist(), found.labels.tolist(), strict=True):
+        given.setdefault(index, []).append(label)
+    labels = {index: settle(answers, experiment.labels.contradictions) for index, answers in given.items()}
+    labels = {index: label for index, label in labels.items() if label != ABSTAIN}
+    if wrong := [index for index in labels if index >= data.num_points]:
+        raise ConfigError(f"labels.initial_file: expected pool points in [0, {data.num_points}), found {wrong[:5]}")
+    if not labels:
+        raise ConfigError(f"labels.initial_file: expected labels in {path}, found none")
+    room = data.num_points - len(labels)
+    if room < experiment.labels.validation_labels:
+        raise ConfigError(
+            f"labels.initial_file: expected {experiment.labels.validation_labels} points beside its own, for "
+            f"validation, found {room}"
+        )
+    return Initial(labels, found.source)
 
 
 def advance(
@@ -449,13 +487,27 @@ def _seed_key(experiment, seed: int):
 def _start(prepared: Prepared, ledger: Ledger) -> bool:
     """Buy the labels to start with, the same for every strategy; False while people have not answered."""
     experiment, data, sizes = prepared.experiment, prepared.data, prepared.experiment.labels
+    given = {} if prepared.initial is None else prepared.initial.labels
     order_key = jax.random.fold_in(_seed_key(experiment, ledger.seed), 2**31 - 1)  # rounds use 0, 1, ...
     order = np.asarray(jax.random.permutation(order_key, data.num_points))
+    order = order[~np.isin(order, list(given))]
     held_out, rest = order[: sizes.validation_labels], order[sizes.validation_labels :]
     initial = _balanced(rest, data.pool_labels, data.num_classes) if sizes.balanced else rest
-    parts = {"validation": held_out, "initial": initial[: sizes.initial]}
+    parts = {"validation": held_out, "initial": np.array(list(given), int) if given else initial[: sizes.initial]}
+    there = {"validation": ledger.find("validation"), "initial": ledger.find("initial")}
+    changed = [event for event, one in there.items() if one and one["indices"] != parts[event].tolist()]
+    asked, every = ledger.queried(START), np.concatenate(list(parts.values()))
+    if given and (changed or asked not in ([], every.tolist())):
+        raise ConfigError(
+            f"labels.initial_file: expected the points that this run began with, found others in "
+            f"{sizes.initial_file}; bring it back as it was, or choose another directory"
+        )
     if prepared.oracle is None:
-        ledger.record({"event": "queried", "round": START, "indices": np.concatenate(list(parts.values()))})
+        ledger.record({"event": "queried", "round": START, "indices": every})
+        if prepared.initial is not None and ledger.find("initial") is None:
+            ledger.tell(
+                START, list(given), list(given.values()), num_classes=data.num_classes, source=prepared.initial.source
+            )
         if _waits(prepared, ledger, START):
             return False
     for event, indices in parts.items():
@@ -463,6 +515,8 @@ def _start(prepared: Prepared, ledger: Ledger) -> bool:
             if prepared.oracle is None:
                 settled = ledger.settled(sizes.contradictions)
                 labels = [settled[index] for index in indices.tolist()]
+            elif event == "initial" and given:
+                labels = list(given.values())
             else:
                 labels = prepared.oracle(indices) if len(indices) else []
             labels = check_answers(np.asarray(labels, int if not len(indices) else None), indices, data.num_classes)

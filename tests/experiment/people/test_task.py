@@ -269,6 +269,54 @@ def test_what_was_not_asked_for_is_kept_and_paid_for_when_it_is(workdir, experim
     assert [event["indices"] for event in ledger(other) if event["event"] == "queried"] == queries
 
 
+@pytest.mark.parametrize("oracle", ["people", "simulated"])
+def test_an_initial_set_from_a_file(experiment, tmp_path, oracle):
+    given = {index: NAMES[(TRUTH[index] + 1) % 3] for index in (5, 17, 3, 21)}  # nobody else would say so
+    path = filled(tmp_path / "known.csv", given | {7: "?"})
+    labels = replace(experiment.labels, initial_file=str(path), oracle=oracle)
+    np.savez(tmp_path / "points.npz", inputs=np.load(tmp_path / "points.npz")["inputs"], labels=TRUTH)
+    experiment = replace(experiment, labels=labels)
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    if oracle == "people":
+        assert num_wanted(workdir) == 3
+        message = ask(workdir, progress=Quiet)
+        assert message.startswith("3 of 7 labels wanted to start with (3 for validation, 4 for training)")
+        assert not set(rows(workdir)) & set(given)
+        filled(path, given | {8: "cat"})
+        with pytest.raises(ConfigError):
+            ask(workdir, progress=Quiet)
+        filled(path, given | {8: "?"})
+        told(workdir, "start.csv", true(rows(workdir)))
+        path.unlink()
+        with pytest.raises(LabelError, match=r"known\.csv: expected a file of answers, found no file"):
+            ask(workdir, progress=Quiet)
+        filled(path, dict.fromkeys((5, 17, 3, 22), "cat"))
+        with pytest.raises(ConfigError, match=r"labels\.initial_file: expected the points that this run began with"):
+            run(experiment, workdir, Quiet)
+    (initial,) = [event for event in ledger(workdir) if event["event"] == "initial"]
+    assert initial["indices"] == [5, 17, 3, 21]
+    assert [NAMES[label] for label in initial["labels"]] == list(given.values())
+    assert metrics(workdir)[0]["labels"] == 4
+    (validation,) = [event for event in ledger(workdir) if event["event"] == "validation"]
+    assert not set(validation["indices"]) & set(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict.fromkeys(range(11), "cat"), r"labels\.budget: expected at least 14 "),
+        ({N: "cat"}, rf"labels\.initial_file: expected pool points in \[0, {N}\), found \[{N}\]"),
+        ({3: "?"}, r"labels\.initial_file: expected labels in .*known\.csv, found none"),
+        (dict.fromkeys(range(N - 2), "cat"), r"labels\.initial_file: expected 3 points beside its own"),
+    ],
+)
+def test_an_initial_file_that_does_not_fit(experiment, tmp_path, given, message):
+    path = filled(tmp_path / "known.csv", given)
+    with pytest.raises(ConfigError, match=message):
+        run(replace(experiment, labels=replace(experiment.labels, initial_file=str(path))), tmp_path / "run", Quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_kept_may_be_corrected_before_it_is_asked_for(workdir, tmp_path):
     ask(workdir, progress=Quiet)
     free = [index for index in range(N) if index not in rows(workdir)]
