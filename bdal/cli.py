@@ -160,6 +160,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
         people.add_argument("workdir", metavar="DIR", type=Path)
         people.add_argument("--data-dir", metavar="DIR", help="where the data set's files are, if not where they were")
     tell.add_argument("answers", metavar="ANSWERS.csv|EXPORT.json", type=Path)
+    tell.add_argument("--only-asked", action="store_true", help="refuse answers to points that were not asked for")
     label.add_argument("--port", metavar="N", type=int, default=0, help="on 127.0.0.1 (default: a free one)")
     label.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
@@ -207,14 +208,17 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.config is not None:
         from bdal import datasets
         from bdal.experiment import config, data
+        from bdal.experiment.run import prepare
 
-        loaded = data.load(config.load(options.config, options.overrides))
+        experiment = config.load(options.config, options.overrides)
+        loaded = data.load(experiment)
         names = ", ".join(loaded.class_names[:12]) + (", ..." if loaded.num_classes > 12 else "")
         shape = "x".join(map(str, loaded.pool.shape[1:]))
         print(f"\ndata  {loaded.num_points} pool points of shape {shape}, {loaded.num_classes} classes: {names}")
         if (counts := datasets.label_counts(loaded.source)) is not None:
             print(counts)
         print(datasets.duplicates(loaded.source))
+        prepare(experiment)  # refuses what `bdal run` would
     return 0
 
 
@@ -327,7 +331,7 @@ def _tell(options: argparse.Namespace) -> int:
     from bdal.experiment import people
 
     _keep_compiled_programs()
-    print(people.tell(options.workdir, options.answers, data_dir=options.data_dir))
+    print(people.tell(options.workdir, options.answers, data_dir=options.data_dir, only_asked=options.only_asked))
     return 0
 
 

@@ -61,6 +61,9 @@ def sum_tolerance(dtype, num_classes: int) -> float:
     return SUM_TOLERANCE + eps * float(np.log(max(num_classes, 1)))
 
 
+ROUNDED = 0.25  # how far from 1 rounding may bring the sum of a row: 3 decimals of 500 classes, 1 decimal of a few
+
+
 def check_floating(values, name: str) -> jax.Array:
     """`values` as a float32 array; an integer, boolean or complex array is refused with a TypeError."""
     dtype = getattr(values, "dtype", None)
@@ -130,6 +133,8 @@ def _explain_log_probs(log_probs: np.ndarray, name: str, tolerance: float) -> No
         rows = log_probs.reshape(-1, log_probs.shape[-1])[wrong]
         if (rows >= 0).all() and (np.abs(rows.sum(-1) - 1) <= 10 * tolerance).all():
             hint = "these look like probabilities: pass jnp.log(...)"
+        elif (rows >= 0).all() and (np.abs(rows.sum(-1) - 1) <= ROUNDED).all():
+            hint = "these look like rounded probabilities: pass jnp.log(probs / probs.sum(-1, keepdims=True))"
         else:
             hint = "these look like logits: pass jax.nn.log_softmax(...)"
         raise ValueError(

@@ -484,10 +484,30 @@ def test_the_doctor_looks_at_a_pool(workplace, capsys):
     ]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--comparisons.0.strategies.0", "bold"],
+        ["--labels.oracle", "simulated", "--data.name", "./own.npz", "--data.classes", "[a, b]"],
+        ["--comparisons.0.strategies.0", "{name: power_bald, bata: 3}"],
+    ],
+)
+def test_the_doctor_refuses_what_a_run_would(workplace, capsys, change):
+    np.savez("own.npz", inputs=np.zeros((300, 8, 8, 1), np.float32))
+    assert cli.main(["doctor", "tiny.yaml", *change]) == 2
+    found = capsys.readouterr().err
+    assert cli.main(["run", "tiny.yaml", *change]) == 2
+    assert capsys.readouterr().err == found
+    assert found.startswith("bdal: ")
+
+
 def test_the_doctor_looks_at_a_pool_without_labels(workplace, capsys):
     np.savez("mine.npz", inputs=np.arange(90.0).reshape(30, 3))
     own = ["--data.name", "mine.npz", "--data.classes", "[cat, dog]"]
-    assert cli.main(["doctor", "tiny.yaml", *own]) == 0
+    assert cli.main(["doctor", "tiny.yaml", *own]) == 2  # nobody to label it
+    assert "labels.oracle: expected people for " in capsys.readouterr().err
+    one = ["--labels.oracle", "people", "--seeds", "1", "--comparisons.0.strategies", "[random]"]
+    assert cli.main(["doctor", "tiny.yaml", *own, *one]) == 0
     lines = capsys.readouterr().out.partition("\n\n")[2].splitlines()
     assert lines == [
         "data  30 pool points of shape 3, 2 classes: cat, dog",

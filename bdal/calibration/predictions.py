@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import LabelError, check_finite, check_floating, is_concrete, sum_tolerance
+from bdal.errors import (
+    ROUNDED,
+    LabelError,
+    check_finite,
+    check_floating,
+    check_log_probs,
+    is_concrete,
+    sum_tolerance,
+)
 
 
 def check_predictions(probs, labels) -> tuple[jax.Array, jax.Array]:
@@ -29,22 +37,58 @@ def check_predictions(probs, labels) -> tuple[jax.Array, jax.Array]:
         wrong = (np.abs(sums - 1) > sum_tolerance(dtype, num_classes)) | (values < 0).any(-1)
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())
-            is_log = (values <= 0).all()
-            hint = "log-probabilities: pass jnp.exp(...)" if is_log else "logits: pass jax.nn.softmax(...)"
             raise ValueError(
                 f"probs must be probabilities: not negative and a row sums to 1, but {wrong.sum()} of {wrong.size} "
-                f"rows are not (the first, {list(first)}, sums to {sums[first]:.4g}); if these are {hint}"
+                f"rows are not (the first, {list(first)}, sums to {sums[first]:.4g}); if these are "
+                f"{_looks(values, sums)}"
             )
     return probs, labels
 
 
+def _looks(values: np.ndarray, sums: np.ndarray) -> str:
+    """What wrong probabilities may be, and what to pass."""
+    if (values <= 0).all():
+        return "log-probabilities: pass jnp.exp(...)"
+    if (values < 0).any() or values.max() > 100 * (1 + 1e-3):
+        return "logits: pass jax.nn.softmax(...)"
+    if values.max() > 1 + 1e-3:
+        percent = (np.abs(sums - 100) <= 100 * ROUNDED).all()
+        return "percentages: divide by 100" if percent else "logits: pass jax.nn.softmax(...)"
+    if values.shape[-1] == 1:  # values in [0, 1] are no logits
+        return "of a binary classifier: stack [1 - p, p], jnp.concatenate([1 - probs, probs], -1)"
+    if (np.abs(sums - 1) <= ROUNDED).all():
+        return "rounded probabilities: renormalise, probs / probs.sum(-1, keepdims=True)"
+    return (
+        "probabilities of independent labels, a sigmoid each, there is no one class; if they are scores of one, "
+        "renormalise: probs / probs.sum(-1, keepdims=True)"
+    )
+
+
+def check_log_predictions(log_probs, labels) -> tuple[jax.Array, jax.Array]:
+    """`log_probs [..., N, C]` as float32 and `labels [..., N]` as int32, checked as `check_predictions` says."""
+    labels = check_labels_of(check_floating(log_probs, "log_probs"), labels, "log_probs")
+    return check_log_probs(log_probs, "log_probs"), labels
+
+
 def check_labels_of(predictions, labels, name: str) -> jax.Array:
     """`labels [..., N]` as int32, checked against `predictions [..., N, C]` as `check_predictions` says."""
+    if not isinstance(labels, jax.Array) and np.asarray(labels).dtype.kind in "USO":
+        raise LabelError(
+            "labels must be integers [..., N], got text; pass the column of each class, "
+            "np.unique(labels, return_inverse=True)[1] where the columns are the classes in the order of their names"
+        )
     labels = jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise LabelError(f"labels must be integers [..., N], got dtype {labels.dtype}")
     shape = predictions.shape
     if len(shape) < 2 or shape[:-1] != labels.shape:
+        if shape == labels.shape:
+            raise ValueError(
+                f"{name} must have shape [..., N, C] and labels [..., N], got {shape} and {labels.shape}; of a binary "
+                f"classifier stack [1 - p, p], of one-hot labels pass labels.argmax(-1)"
+            )
+        if labels.shape == (*shape[:-1], 1):
+            raise ValueError(f"labels must have shape [..., N], got {labels.shape}; pass labels[..., 0]")
         raise ValueError(
             f"{name} must have shape [..., N, C] and labels [..., N], got {shape} and {labels.shape}; "
             "of a committee's [N, K, C] pass the members' mean"
@@ -59,6 +103,7 @@ def check_labels_of(predictions, labels, name: str) -> jax.Array:
             raise LabelError(
                 f"labels must be in 0..{shape[-1] - 1} for {name} of {shape[-1]} classes, but {wrong.sum()} of "
                 f"{wrong.size} are not (the first, {list(first)}, is {values[first]})"
+                + ("; of classes from 1 on pass labels - 1" if values.min() >= 1 and values.max() == shape[-1] else "")
             )
     return labels.astype(jnp.int32)
 

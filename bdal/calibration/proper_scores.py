@@ -3,31 +3,51 @@
 Axes: N points, C classes; any leading axes.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from bdal.calibration.predictions import check_predictions, is_correct
+from bdal.calibration.predictions import check_log_predictions, check_predictions, is_correct
 
 
-def nll(probs: jax.Array, labels: jax.Array) -> jax.Array:
+def nll(probs: jax.Array | None = None, labels: Any = None, *, log_probs: jax.Array | None = None) -> jax.Array:
     """Mean negative log-likelihood, `−(1/N) Σ_n log p_n[y_n]`.
 
     Args:
       probs: `[..., N, C]`; of a committee, the members' mean.
       labels: `[..., N]` integers.
+      log_probs: `[..., N, C]` in the place of `probs`: a probability too small for float32 has a logarithm still.
 
     Returns:
       `[...]` in nats; infinite where a label had probability 0.
 
     Raises:
+      TypeError: both `probs` and `log_probs`, or neither, or no labels.
       ValueError, TypeError, NonFiniteError, LabelError: see `bdal.calibration.predictions.check_predictions`.
 
     Good (1952), "Rational decisions".
 
     >>> round(float(nll(jnp.array([[0.5, 0.5], [0.25, 0.75]]), jnp.array([0, 0]))), 4)
     1.0397
+    >>> logits = jnp.array([[0.0, 200.0]])  # the softmax of it is [0, 1]
+    >>> float(nll(jax.nn.softmax(logits), jnp.array([0]))), float(nll(labels=[0], log_probs=jax.nn.log_softmax(logits)))
+    (inf, 200.0)
     """
+    if labels is None or (probs is None) == (log_probs is None):
+        given = {"probs": probs, "labels": labels, "log_probs": log_probs}
+        names = ", ".join(name for name, value in given.items() if value is not None)
+        raise TypeError(f"expected nll(probs, labels) or nll(labels=..., log_probs=...), got {names or 'nothing'}")
+    if log_probs is not None:
+        return _nll_of_logs(*check_log_predictions(log_probs, labels))
     return _nll(*check_predictions(probs, labels))
+
+
+@jax.jit
+def _nll_of_logs(log_probs, labels):
+    labels = jnp.where(labels < 0, log_probs.shape[-1], labels)  # a negative index would count from the end
+    picked = jnp.take_along_axis(log_probs, labels[..., None], axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+    return jnp.where(jnp.isnan(log_probs).any(-1), jnp.nan, -picked).mean(-1)
 
 
 @jax.jit

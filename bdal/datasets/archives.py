@@ -107,4 +107,5 @@ def _array(path, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> n
             return np.lib.format.read_array(member, allow_pickle=False)
     except Exception as error:  # a header is a Python literal; parsing a hostile one fails in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: {key} cannot be read as an array of numbers ({reason})") from error
+        hint = f"; text is saved as {key}.astype(str)" if "Object arrays" in reason else ""
+        raise ValueError(f"{path}: {key} cannot be read as an array of numbers ({reason}){hint}") from error

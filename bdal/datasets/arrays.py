@@ -2,6 +2,7 @@
 
 import operator
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ class Dataset(NamedTuple):
       class_names: C names, in the order of the labels.
       files: the image file of each pool point, where there is one.
       label_noise: share of the pool's labels that were flipped on purpose.
+      named: whether people may see the names of the files; not where their folders are the labels.
     """
 
     inputs: np.ndarray
@@ -38,12 +40,15 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] | None = None
     files: tuple[Path, ...] | None = None
     label_noise: float = 0.0
+    named: bool = True
 
     @property
     def file_names(self) -> list[str] | None:
-        """What a person calls each pool point: its file, below the folder that all of them are in."""
+        """What a person calls each pool point: its file, below the folder that all are in, or a number if not named."""
         if not self.files:
             return None
+        if not self.named:
+            return [f"pool point {index}" for index in range(len(self.files))]
         top = os.path.commonpath([file.parent for file in self.files])
         return [file.relative_to(top).as_posix() for file in self.files]
 
@@ -51,25 +56,32 @@ class Dataset(NamedTuple):
 def from_arrays(
     inputs: Any, labels: Any = None, test_inputs: Any = None, test_labels: Any = None, *,
     num_classes: int | None = None, name: str = "arrays", class_names: Sequence[str] | None = None,
-    files: Sequence[str | Path] | None = None,
+    files: Sequence[str | Path] | None = None, relabel: bool = False,
 ) -> Dataset:  # fmt: skip
     """A `Dataset` from arrays (NumPy, JAX or lists), checked once here so that nothing after has to.
 
     Inputs are cast to float32 and not rescaled: bring bytes to [0, 1] yourself. Without `labels` it is a pool for
     people to label, without the test arrays one without a test set. Without `num_classes` it is the number of
-    `class_names`, or the largest label of the two sets plus one.
+    `class_names`, or the largest label of the two sets plus one; where no point has one of these classes, a warning
+    says so, as labels may count from 1. With `relabel` the classes are the values that occur, in order. Labels may be
+    columns `[N, 1]`, and text: then the classes are `class_names`, or the texts that occur, in alphabetical order.
 
     Raises:
       ValueError: an array without points, without a feature axis or not of numbers; shapes or counts that differ; one
         test array without the other; class names that are empty or there twice.
       NonFiniteError: NaN or infinity among the inputs (also after the cast to float32).
-      LabelError: labels that are not integers, or outside 0 .. num_classes - 1.
+      LabelError: labels that are neither integers nor text, outside 0 .. num_classes - 1, or not among `class_names`.
 
     >>> data = from_arrays([[0.0], [1.0], [2.0]], [0, 1, 1], [[0.5]], [0])
     >>> data.inputs.shape, data.inputs.dtype.name, data.num_classes
     ((3, 1), 'float32', 2)
     >>> from_arrays([[0.0], [1.0]], class_names=["cat", "dog"]).labels is None
     True
+    >>> data = from_arrays([[0.0], [1.0], [2.0]], [3, 8, 3], relabel=True)
+    >>> data.labels.tolist(), data.class_names
+    ([0, 1, 0], ('3', '8'))
+    >>> from_arrays([[0.0], [1.0]], ["dog", "cat"]).labels.tolist()
+    [1, 0]
     """
     inputs = _inputs("inputs", inputs)  # [N, ...]
     if (test_inputs is None) != (test_labels is None):
@@ -84,6 +96,7 @@ def from_arrays(
         test_labels = _labels("test_labels", test_labels, len(test_inputs))  # [T]
     if labels is not None:
         labels = _labels("labels", labels, len(inputs))  # [N]
+    (labels, test_labels), class_names = _as_numbers(labels, test_labels, class_names, relabel)
     if num_classes is not None and operator.index(num_classes) < 1:
         raise ValueError(f"num_classes: expected a positive number, got {num_classes}")
     if class_names is not None:
@@ -94,6 +107,8 @@ def from_arrays(
     known = {what: v for what, v in (("labels", labels), ("test_labels", test_labels)) if v is not None}
     if num_classes is None:
         num_classes = max((int(values.max()) + 1 for values in known.values()), default=0)
+        if labels is not None:
+            _warn_of_absent(known, num_classes)
     for what, values in known.items():
         wrong = np.flatnonzero((values < 0) | (values >= num_classes))
         if wrong.size:
@@ -151,12 +166,58 @@ def _inputs(name: str, values: Any) -> np.ndarray:
 
 
 def _labels(name: str, values: Any, count: int) -> np.ndarray:
+    """`[N]` integers or text."""
     values = np.asarray(values)
+    if values.shape == (count, 1):
+        values = values[:, 0]
     if values.shape != (count,):
-        raise ValueError(f"{name}: expected shape ({count},), one label a point, got {values.shape}")
-    if values.dtype.kind not in "biu":
-        raise LabelError(f"{name}: expected integers, got dtype {values.dtype} ({name}[0] = {values[0]!r})")
+        hint = f"; of one-hot labels pass {name}.argmax(1)" if values.ndim == 2 and len(values) == count else ""
+        raise ValueError(f"{name}: expected shape ({count},), one label a point, got {values.shape}{hint}")
+    if values.dtype.kind == "S" or (values.dtype.kind == "O" and all(isinstance(value, str) for value in values)):
+        values = values.astype(str)
+    if values.dtype.kind not in "biuU":
+        whole = values.dtype.kind == "f" and bool((values == np.round(values)).all())
+        hint = f"; pass {name}.astype(int)" if whole else ""
+        raise LabelError(
+            f"{name}: expected integers or text, got dtype {values.dtype} ({name}[0] = {values[0]!r}){hint}"
+        )
     return values.astype(np.int8) if values.dtype.kind == "b" else values
+
+
+def _as_numbers(labels, test_labels, class_names, relabel: bool):
+    """Both sets of labels as classes counted from 0, and what these are called."""
+    known = {what: v for what, v in (("labels", labels), ("test_labels", test_labels)) if v is not None}
+    text = {what: values.dtype.kind == "U" for what, values in known.items()}
+    if not relabel and not any(text.values()):
+        return (labels, test_labels), class_names
+    if len(set(text.values())) > 1:
+        raise LabelError("test_labels: expected text or numbers as in labels, got the other")
+    found = np.unique(np.concatenate(list(known.values())))
+    if class_names is None or not any(text.values()):
+        order, names = found, tuple(map(str, found.tolist())) if class_names is None else class_names
+    else:
+        order = names = np.asarray(_class_names(class_names))
+    places = {value: place for place, value in enumerate(order.tolist())}
+    for what, values in known.items():
+        if strange := [value for value in values.tolist() if value not in places]:
+            raise LabelError(f"{what}: expected one of class_names, {', '.join(places)[:80]}, got {strange[0]!r}")
+    numbers = [
+        None if v is None else np.array([places[x] for x in v.tolist()], np.int64) for v in (labels, test_labels)
+    ]
+    return numbers, tuple(map(str, names))
+
+
+def _warn_of_absent(known: dict[str, np.ndarray], num_classes: int) -> None:
+    """Warn where the largest label makes up classes that no point has."""
+    found = {label for values in known.values() for label in np.unique(values).tolist() if label >= 0}
+    if found and (absent := num_classes - len(found)):
+        first = next(label for label in range(num_classes) if label not in found)
+        warnings.warn(
+            f"{' and '.join(known)}: {absent} of the classes 0 .. {num_classes - 1} have no point, the first is {first}"
+            "; if there are no such classes, relabel=True (in a config data.relabel: true) makes classes of the "
+            f"{len(found)} labels that occur; if there are, num_classes or class_names says so",
+            stacklevel=3,
+        )
 
 
 def _class_names(names: Any) -> tuple[str, ...]:

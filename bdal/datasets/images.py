@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,57 @@ def read_folder(folder: str | Path, size: Sequence[int] | None = None) -> tuple[
             inputs = np.repeat(inputs, 3, axis=3)
         inputs[place] = image
     return inputs, files
+
+
+TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")  # splits by name
+
+
+class Classes(NamedTuple):
+    """A folder of classes: which of its images are of the pool and of the test set, and the class of each."""
+
+    names: tuple[str, ...]
+    labels: np.ndarray  # [F] of all files
+    pool: np.ndarray  # places of files
+    test: np.ndarray | None
+
+
+def classes_of(folder: str | Path, files: Sequence[Path]) -> Classes:
+    """What the folders of images say: `cat/1.jpg`, or with splits `train/cat/1.jpg` and `test/cat/9.jpg`.
+
+    The class is the folder that an image, or the folder that it is in, lies in: the first one below the split. The
+    splits are `train`, `test`, and `val` or `validation`, which is the test set where there is no `test`, and left out
+    with a warning where there is one: a run buys its labels for validation from the pool.
+
+    Raises:
+      ValueError: an image that lies in no folder of a class, or beside the splits; fewer than two classes.
+    """
+    folder = Path(folder)
+    paths = [file.relative_to(folder).parts for file in files]
+    tops = {parts[0] for parts in paths if len(parts) > 1}
+    kinds = {top: kind for top in tops for kind in (TRAIN, TEST, VALIDATION) if top.lower() in kind}
+    splits = any(kind == TRAIN for kind in kinds.values()) and any(len(parts) > 2 for parts in paths)
+    if splits and (beside := sorted(tops - kinds.keys())):
+        raise ValueError(f"{folder}: expected only {', '.join(sorted(kinds))}, found {beside[0]} beside them")
+    depth = 1 if splits else 0
+    for file, parts in zip(files, paths, strict=True):
+        if len(parts) < depth + 2:
+            raise ValueError(f"{file}: expected images in a folder of their class, such as {folder.name}/cat/1.jpg")
+    names = tuple(sorted({parts[depth] for parts in paths}))
+    if len(names) < 2:
+        raise ValueError(f"{folder}: expected folders of at least two classes, found {', '.join(names)}")
+    labels = np.array([names.index(parts[depth]) for parts in paths])
+    if not splits:
+        return Classes(names, labels, np.arange(len(files)), None)
+    kind = [kinds[parts[0]] for parts in paths]
+    places = {each: np.flatnonzero([other == each for other in kind]) for each in (TRAIN, TEST, VALIDATION)}
+    test = TEST if places[TEST].size else VALIDATION
+    if test == TEST and places[VALIDATION].size:
+        warnings.warn(
+            f"{folder}: its {places[VALIDATION].size} images for validation are left out; labels for validation are "
+            "bought from the pool",
+            stacklevel=2,
+        )
+    return Classes(names, labels, places[TRAIN], places[test] if places[test].size else None)
 
 
 def resize(images: np.ndarray, shape: Sequence[int]) -> np.ndarray:

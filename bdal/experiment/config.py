@@ -41,7 +41,8 @@ class Data:
     holds its files (null: where BDAL_DATA_DIR points, or a download); `pool` a random subset of the training set of
     that size to query from, `test` a random subset of the test set (null: all). `builders` then change the pool, one
     after the other: copies, noise, fewer points of some classes (`bdal.datasets.pools`). `classes` names the classes,
-    and `size` is the height and width to which a folder's images are brought.
+    and `size` is the height and width to which a folder's images are brought. `relabel` makes classes of the labels
+    that occur in an `.npz`, such as 1 .. 10; `labels` says that the `folders` of a folder of images are its classes.
     """
 
     name: str = "optdigits"
@@ -51,6 +52,8 @@ class Data:
     builders: tuple[Builder, ...] = ()
     classes: tuple[str, ...] | None = None
     size: tuple[int, ...] | None = None
+    relabel: bool = False
+    labels: Literal["folders"] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Labels:
     `initial` training labels are bought at the start, at random or with the classes balanced. `oracle` gives them: the
     data set (`simulated`), or `people`, by `bdal label`, or `bdal ask` and `bdal tell`. A point that the oracle will
     not label costs `abstain_cost` labels, 1 or 0. Where answers for a point contradict each other, the `last` counts,
-    or the `majority` (the last of the most frequent).
+    or the `majority` (the last of the most frequent). `initial_file` is a file of answers, as `bdal tell` takes it,
+    whose labelled points are the initial set in the place of `initial` random ones.
     """
 
     budget: int = 150
@@ -109,6 +113,7 @@ class Labels:
     oracle: Literal["simulated", "people"] = "simulated"
     abstain_cost: int = 1
     contradictions: Literal["last", "majority"] = "last"
+    initial_file: str | None = None
 
     @property
     def validation_labels(self) -> int:
@@ -252,7 +257,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         data = dataclasses.replace(data, name=str(expanded(data.name).resolve()))
     if data.data_dir is not None:
         data = dataclasses.replace(data, data_dir=str(expanded(data.data_dir).resolve()))
-    return dataclasses.replace(experiment, data=data)
+    labels = experiment.labels
+    if labels.initial_file is not None:
+        labels = dataclasses.replace(labels, initial_file=str(expanded(labels.initial_file).resolve()))
+    return dataclasses.replace(experiment, data=data, labels=labels)
 
 
 def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -290,7 +298,10 @@ def anywhere(experiment: Experiment) -> Experiment:
     data = dataclasses.replace(experiment.data, data_dir=None)
     if is_path(data.name):
         data = dataclasses.replace(data, name="path")
-    return dataclasses.replace(experiment, data=data)
+    labels = experiment.labels
+    if labels.initial_file is not None:
+        labels = dataclasses.replace(labels, initial_file="file")
+    return dataclasses.replace(experiment, data=data, labels=labels)
 
 
 def as_dict(experiment: Experiment) -> dict[str, Any]:
@@ -388,6 +399,10 @@ def _check(experiment: Experiment) -> None:
     require(labels.budget >= start, "labels.budget", f"at least {needs}", labels.budget)
     require(data.pool is None or data.pool >= start, "data.pool", f"at least {needs}", data.pool)
 
+    both = labels.balanced and labels.initial_file is not None
+    require(
+        not both, "labels.balanced", "false beside labels.initial_file, which says the initial set", labels.balanced
+    )
     require(labels.abstain_cost in (0, 1), "labels.abstain_cost", "0 or 1", labels.abstain_cost)
     if labels.oracle == "people":
         strategies = sum(len(each.strategies) for each in experiment.comparisons)

@@ -48,7 +48,10 @@ def load(experiment: config.Experiment) -> Data:
       DataNotFoundError: the data set's files are missing; says which, and where to put them.
     """
     wanted = experiment.data
-    data = datasets.load(wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size)
+    data = datasets.load(
+        wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size, relabel=wanted.relabel,
+        labels=wanted.labels,
+    )  # fmt: skip
     root = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 3)  # seeds use 0, 1, ...
     pool_key, test_key, quick_key = jax.random.split(root, 3)
 

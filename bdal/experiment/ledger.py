@@ -29,9 +29,15 @@ class Sets(NamedTuple):
     abstained: int  # training labels that were asked for and not given
 
 
+PAGE = "page"  # whoever answers there
+GROUND_TRUTH = "ground truth"  # an answer that takes the place of those before it
+
+
 class _Answer(NamedTuple):
     label: int
-    by_file: bool
+    by: str | None  # PAGE, GROUND_TRUTH, or an annotation; None: a row of a file, which is nobody's
+    made: float | None = None  # when, in seconds, where the file says it
+    file: str | None = None
 
 
 class Ledger:
@@ -112,63 +118,92 @@ class Ledger:
 
     def answers(self, before: int | None = None) -> dict[int, list[int]]:
         """Each point's answers in the order they came, ABSTAIN among them: all, or those before a round's training."""
-        return {index: [answer.label for answer in given] for index, given in self._answers(before).items()}
+        return {index: [answer.label for answer in given] for index, given in _answers(self.events, before).items()}
+
+    def kept(self) -> dict[int, list[int]]:
+        """The answers that were told of points before they were asked for, in the order they came."""
+        told = _answers(self.events, kinds=("known",))
+        return {index: [answer.label for answer in given] for index, given in told.items()}
 
     def settled(self, policy: str, before: int | None = None) -> dict[int, int]:
-        """The label that each point's answers amount to by `policy`, ABSTAIN among them.
+        """The label that each point's answers amount to by `policy`; ABSTAIN where nobody gave a label."""
+        return settled(self.events, policy, before)
 
-        Of a person at work, who corrects what was answered before, the latest answer counts; of files, every one.
-        """
-        settled = {}
-        for index, given in self._answers(before).items():
-            latest = max((place for place, answer in enumerate(given) if not answer.by_file), default=None)
-            votes = [answer.label for place, answer in enumerate(given) if answer.by_file or place == latest]
-            settled[index] = settle(votes, policy)
-        return settled
-
-    def _answers(self, before: int | None) -> dict[int, list[_Answer]]:
-        answers: dict[int, list[_Answer]] = {}
-        for event in self.events:
-            if before is not None and (event["event"], event.get("round")) == ("evaluated", before):
-                break
-            if event["event"] in ("validation", "initial", "labelled"):
-                for index, label in zip(event["indices"], event["labels"], strict=True):
-                    found = answers.setdefault(index, [])
-                    if event["event"] != "labelled" and found:  # the start repeats what people answered
-                        continue
-                    found.append(_Answer(ABSTAIN if label is None else label, by_file="source" in event))
-        return answers
-
-    def tell(self, number: int, indices, labels, *, num_classes: int, source: dict[str, str] | None = None) -> int:
+    def tell(
+        self, number: int, indices, labels, *, num_classes: int, source: dict[str, str] | None = None,
+        by: Sequence[str | None] | None = None, made: Sequence[float | None] | None = None, keep: int | None = None,
+    ) -> int:  # fmt: skip
         """Write answers to a round's open query, and corrections of earlier ones, in one event; gives how many are new.
 
         A point may have several answers, and what it has already is not written again: a file that is given a second
-        time, filled in further, tells what is new in it and undoes no correction. Without a source it is a person at
-        work, whose answer counts unless it is the point's latest already.
+        time, filled in further, tells what is new in it and undoes no correction. A file may correct back: what it says
+        last of a point is new where an earlier file of its name said something else, where no file of its name spoke of
+        the point and the point's last label is another, or where it is a later word than all that are known. Without
+        a source it is a person at work, whose answer counts unless it is the point's latest already.
+
+        Args:
+          number: the round.
+          indices: `[A]` pool indices, those of a point in the order in which they were made.
+          labels: `[A]` classes or ABSTAIN.
+          num_classes: C.
+          source: the file, `{"file": its name, "sha256": of its bytes}`; None: a person at work.
+          by: for each answer the annotation that it is, or GROUND_TRUTH, or None.
+          made: for each answer when it was made, in seconds, or None.
+          keep: N, to keep what is told of points that were not queried for when they are (`recall`); None: refuse it.
 
         Raises:
           LabelError: a label that is no class and not ABSTAIN, or a point that was never queried; nothing is written.
         """
         indices = [int(index) for index in indices]
         labels = check_answers(labels, indices, num_classes).tolist()
-        known, open_now = self.answers(), set(self.queried(number))
+        known, open_now = _answers(self.events), set(self.queried(number))
         unknown = sorted({index for index in indices if index not in open_now and index not in known})
-        if unknown:
+        if unknown and not keep:
             raise LabelError(
                 f"answers: expected points of the open query, found {unknown[:5]}{' ...' if len(unknown) > 5 else ''}, "
                 "which were not asked for; nothing was written"
             )
-        given: dict[int, list[int]] = {}
-        for index, label in zip(indices, labels, strict=True):
-            given.setdefault(index, []).append(label)
-        news = _not_yet if source is not None else _not_latest
-        new = [(index, label) for index in given for label in news(given[index], known.get(index, []))]
-        if new:
-            points, answers = zip(*new, strict=True)
-            nulls = [None if label == ABSTAIN else label for label in answers]
-            event = {"event": "labelled", "round": number, "indices": points, "labels": nulls}
+        if wrong := [index for index in unknown if not 0 <= index < (keep or 0)]:
+            raise LabelError(f"answers: expected pool points in [0, {keep}), found {wrong[:5]}; nothing was written")
+        file, nothing = None if source is None else source["file"], [None] * len(indices)
+        given: dict[int, list[_Answer]] = {}
+        for index, label, who, time in zip(indices, labels, by or nothing, made or nothing, strict=True):
+            given.setdefault(index, []).append(_Answer(label, who, time, file))
+        kept = _answers(self.events, kinds=("known",))
+        known = {
+            index: known.get(index, kept.get(index, [])) if index in unknown else known.get(index, [])
+            for index in given
+        }
+        news = _at_work if source is None else _of_a_file
+        new = [(index, answer) for index in given for answer in news(given[index], known[index])]
+        for kind in ("known", "labelled"):
+            part = [(index, answer) for index, answer in new if (index in unknown) == (kind == "known")]
+            if not part:
+                continue
+            event = {
+                "event": kind, "round": number, "indices": [index for index, _ in part],
+                "labels": [None if answer.label == ABSTAIN else answer.label for _, answer in part],
+            }  # fmt: skip
+            for field in ("by", "made"):
+                if any(getattr(answer, field) is not None for _, answer in part):
+                    event[field] = [getattr(answer, field) for _, answer in part]
             self.add(event if source is None else event | {"source": source})
         return len(new)
+
+    def recall(self, number: int, *, num_classes: int) -> int:
+        """Answer a round's query by what was told before it was asked, as far as that goes; how many answers."""
+        wanted, count = set(self.unanswered(number)), 0
+        for event in [event for event in self.events if event["event"] == "known"]:
+            rows = [row for row, index in enumerate(event["indices"]) if index in wanted]
+            if rows:
+                picked: dict[str, Any] = {
+                    key: [event[key][row] for row in rows]
+                    for key in ("indices", "labels", "by", "made")
+                    if key in event
+                }
+                picked["labels"] = [ABSTAIN if label is None else label for label in picked["labels"]]
+                count += self.tell(number, num_classes=num_classes, source=event.get("source"), **picked)
+        return count
 
     # -- what is labelled
 
@@ -229,29 +264,93 @@ def _of(owner: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in owner.items())
 
 
-def _not_yet(given: Sequence[int], known: Sequence[int]) -> list[int]:
-    """Those of a point's answers that it does not have, each as often as it is given more often."""
-    left, new = Counter(known), []
-    for label in given:
-        if left[label]:
-            left[label] -= 1
+def settled(events: Sequence[dict[str, Any]], policy: str, before: int | None = None) -> dict[int, int]:
+    """The label that each point's answers in a ledger amount to by `policy`; ABSTAIN where nobody gave a label.
+
+    Of a person at work, and of an annotation, the latest answer counts; of rows of files, every one.
+    """
+    labels = {}
+    for index, given in _answers(events, before).items():
+        given = given[max((n for n, answer in enumerate(given) if answer.by == GROUND_TRUTH), default=0) :]
+        latest = {answer.by: n for n, answer in enumerate(given)}
+        votes = [answer.label for n, answer in enumerate(given) if answer.by is None or latest[answer.by] == n]
+        labels[index] = settle(votes, policy)
+    return labels
+
+
+def _answers(
+    events: Sequence[dict[str, Any]],
+    before: int | None = None,
+    kinds: Sequence[str] = ("validation", "initial", "labelled"),
+) -> dict[int, list[_Answer]]:
+    """Each point's answers in the order they came; those of exports among each other by when they were made."""
+    answers: dict[int, list[_Answer]] = {}
+    for event in events:
+        if before is not None and (event["event"], event.get("round")) == ("evaluated", before):
+            break
+        if event["event"] not in kinds:
+            continue
+        nobody = [None if "source" in event else PAGE] * len(event["indices"])
+        by, made = event.get("by", nobody), event.get("made", [None] * len(nobody))
+        file = event.get("source", {}).get("file")
+        for index, label, who, time in zip(event["indices"], event["labels"], by, made, strict=True):
+            found = answers.setdefault(index, [])
+            if event["event"] in ("validation", "initial") and found:  # the start repeats what people answered
+                continue
+            later = [n for n, other in enumerate(found) if time and other.made and other.made > time]
+            place = later[0] if later else len(found)
+            found.insert(place, _Answer(ABSTAIN if label is None else label, who, time, file))
+    return answers
+
+
+def _of_a_file(given: Sequence[_Answer], known: Sequence[_Answer]) -> list[_Answer]:
+    """What a file says of a point and is not known: annotations that are new or changed, labels that are given more
+    often, and its last word where that is a later one.
+    """
+    words = {answer.by: answer for answer in known if answer.by is not None}
+    left = Counter(answer.label for answer in known if answer.by in (None, PAGE))
+    new = []
+    for answer in given:
+        if answer.by is not None and answer.by in words:
+            before = words[answer.by]
+            older = answer.made is not None and before.made is not None and answer.made < before.made
+            if answer.label != before.label and not older:
+                new.append(answer)
+        elif answer.by != GROUND_TRUTH and left[answer.label]:
+            left[answer.label] -= 1
         else:
-            new.append(label)
-    return new
+            new.append(answer)
+    return new or [answer for answer in given[-1:] if _is_later(answer, known)]
 
 
-def _not_latest(given: Sequence[int], known: Sequence[int]) -> list[int]:
+def _is_later(answer: _Answer, known: Sequence[_Answer]) -> bool:
+    """Whether a label that a point has already is said again after another one."""
+    labels = [other.label for other in known if other.label != ABSTAIN]
+    own = [other.label for other in known if other.file == answer.file]
+    if answer.label == ABSTAIN or answer.by == GROUND_TRUTH:
+        return False
+    if answer.made is not None and (times := [other.made for other in known if other.made is not None]):
+        return answer.made > max(times) and answer.label != labels[-1]
+    return answer.label != (own[-1] if own else labels[-1])
+
+
+def _at_work(given: Sequence[_Answer], known: Sequence[_Answer]) -> list[_Answer]:
     """A point's answers, but for those that repeat the one before."""
     before = [*(known[-1:] or [None]), *given[:-1]]
-    return [label for label, last in zip(given, before, strict=True) if label != last]
+    return [answer for answer, last in zip(given, before, strict=True) if last is None or answer.label != last.label]
 
 
 def settle(answers: Sequence[int], policy: str) -> int:
     """The label that contradicting answers amount to: the last one, or the last of the most frequent.
 
+    A label outweighs an abstention, whoever came later.
+
     >>> settle([3, 5, 5, 3, 7], "last"), settle([3, 5, 5, 3, 7], "majority"), settle([3, 5, 5, 7], "majority")
     (7, 3, 5)
+    >>> settle([3, ABSTAIN, ABSTAIN], "last"), settle([ABSTAIN, 3], "majority")
+    (3, 3)
     """
+    answers = [answer for answer in answers if answer != ABSTAIN] or answers
     if policy == "last":
         return answers[-1]
     votes = Counter(answers)

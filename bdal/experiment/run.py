@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures, parameters, tables
 from bdal.experiment.data import Data, facts, load
-from bdal.experiment.ledger import START, Ledger, Sets
+from bdal.experiment.ledger import START, Ledger, Sets, settle
 from bdal.experiment.lines import check_lines
 from bdal.experiment.lock import lock
 from bdal.experiment.programs import Network, Programs, network_of, programs_of
@@ -55,6 +56,13 @@ class Method(NamedTuple):
     programs: Programs
 
 
+class Initial(NamedTuple):
+    """The labels to start with, from a file."""
+
+    labels: dict[int, int]  # of pool indices
+    source: dict[str, str]  # the file
+
+
 class Prepared(NamedTuple):
     """An experiment whose parts are known to fit."""
 
@@ -62,6 +70,7 @@ class Prepared(NamedTuple):
     data: Data
     network: Network
     oracle: Callable[[np.ndarray], Any] | None  # None: people answer
+    initial: Initial | None = None  # the labels to start with, where a file says them
 
 
 def run(
@@ -107,13 +116,16 @@ def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] |
     """Load the data and check that the parts fit, before a directory is touched."""
     _check_strategies(experiment)
     data = load(experiment)
+    initial = _initial(experiment, data)
+    if initial is not None:
+        experiment = replace(experiment, labels=replace(experiment.labels, initial=len(initial.labels)))
     network = network_of(experiment, data)
     check_hosts_agree(f"{config.digest(experiment)} {data.fingerprint}")
 
     if experiment.labels.oracle == "people":
         if oracle is not None:
             raise ConfigError("labels.oracle: expected simulated, for an oracle of one's own, found people")
-        return Prepared(experiment, data, network, None)
+        return Prepared(experiment, data, network, None, initial)
     if experiment.labels.balanced and data.pool_labels is None:
         raise ConfigError(
             f"labels.balanced: expected false for {experiment.data.name}, which has no labels, found true"
@@ -124,7 +136,33 @@ def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] |
                 f"labels.oracle: expected people for {experiment.data.name}, which has no labels, found simulated"
             )
         oracle = data.pool_labels.__getitem__
-    return Prepared(experiment, data, network, oracle)
+    return Prepared(experiment, data, network, oracle, initial)
+
+
+def _initial(experiment: config.Experiment, data: Data) -> Initial | None:
+    """The labels in `labels.initial_file`; the last of a point's, and abstentions left out."""
+    if experiment.labels.initial_file is None:
+        return None
+    from bdal.experiment.people.answers import read_answers  # its room stands on this one
+
+    path = experiment.labels.initial_file
+    found = read_answers(path, class_names=data.class_names, names=data.source.file_names)
+    given: dict[int, list[int]] = {}
+    for index, label in zip(found.indices.tolist(), found.labels.tolist(), strict=True):
+        given.setdefault(index, []).append(label)
+    labels = {index: settle(answers, experiment.labels.contradictions) for index, answers in given.items()}
+    labels = {index: label for index, label in labels.items() if label != ABSTAIN}
+    if wrong := [index for index in labels if index >= data.num_points]:
+        raise ConfigError(f"labels.initial_file: expected pool points in [0, {data.num_points}), found {wrong[:5]}")
+    if not labels:
+        raise ConfigError(f"labels.initial_file: expected labels in {path}, found none")
+    room = data.num_points - len(labels)
+    if room < experiment.labels.validation_labels:
+        raise ConfigError(
+            f"labels.initial_file: expected {experiment.labels.validation_labels} points beside its own, for "
+            f"validation, found {room}"
+        )
+    return Initial(labels, found.source)
 
 
 def advance(
@@ -138,7 +176,8 @@ def advance(
     together = prefers_vmap(prepared.network.init) if experiment.together is None else experiment.together
     together = together and isinstance(data.pool, jax.Array) and data.test is not None
 
-    starts = {seed: start_points(experiment, data, seed) for seed in experiment.seed_numbers}
+    given = [] if prepared.initial is None else list(prepared.initial.labels)
+    starts = {seed: start_points(experiment, data, seed, given) for seed in experiment.seed_numbers}
     groups = []
     for comparison in experiment.comparisons:
         programs = programs_of(experiment, comparison, prepared.network, together)
@@ -152,7 +191,7 @@ def advance(
                 for seed in experiment.seed_numbers
             ]  # fmt: skip
             for ledger in ledgers:
-                check_start(ledger, starts[ledger.seed])
+                check_start(ledger, starts[ledger.seed], experiment.labels.initial_file)
             left = [ledger for ledger in ledgers if not ledger.finished]
             chosen = make_strategy(strategy.name, table=TABLE, **strategy.options)
             method = Method(name, strategy, chosen, programs)
@@ -247,7 +286,7 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
         left = [ledger for ledger in ledgers if not ledger.finished or ledger.events[-1]["round"] >= number]
         if not left:
             return
-        if prepared.oracle is None and any(ledger.unanswered(number) for ledger in left):
+        if any(_waits(prepared, ledger, number) for ledger in left):
             return
         at = _Round(number, method.name, report, {})
         sets = [_sets_before(prepared, ledger, number) for ledger in ledgers]
@@ -262,8 +301,16 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report
                 _keep(prepared, ledger, outcome, at, len(ledgers))
         report.line(_line(method.name, left, ledgers, outcomes, at))
         report.advance()
-        if any(ledger.unanswered(number) for ledger in left):  # people are asked
+        if any(_waits(prepared, ledger, number) for ledger in left):
             return
+
+
+def _waits(prepared: Prepared, ledger: Ledger, number: int) -> bool:
+    """Whether people have answers to give to a query, beyond those that they gave before it was asked."""
+    if prepared.oracle is not None or not ledger.unanswered(number):
+        return False
+    ledger.recall(number, num_classes=prepared.data.num_classes)
+    return bool(ledger.unanswered(number))
 
 
 class _Outcome(NamedTuple):
@@ -447,16 +494,24 @@ def _line(name, left, ledgers, outcomes, at: _Round) -> str:
 def _start(prepared: Prepared, ledger: Ledger) -> bool:
     """Buy the labels to start with, the same for every strategy; False while people have not answered."""
     experiment, data = prepared.experiment, prepared.data
-    parts = start_points(experiment, data, ledger.seed)
+    given = {} if prepared.initial is None else prepared.initial.labels
+    parts = start_points(experiment, data, ledger.seed, list(given))
+    every = np.concatenate(list(parts.values()))
     if prepared.oracle is None:
-        ledger.record({"event": "queried", "round": START, "indices": np.concatenate(list(parts.values()))})
-        if ledger.unanswered(START):
+        ledger.record({"event": "queried", "round": START, "indices": every})
+        if prepared.initial is not None and ledger.find("initial") is None:
+            ledger.tell(
+                START, list(given), list(given.values()), num_classes=data.num_classes, source=prepared.initial.source
+            )
+        if _waits(prepared, ledger, START):
             return False
     for event, indices in parts.items():
         if ledger.find(event) is None:
             if prepared.oracle is None:
                 settled = ledger.settled(experiment.labels.contradictions)
                 labels = [settled[index] for index in indices.tolist()]
+            elif event == "initial" and given:
+                labels = list(given.values())
             else:
                 labels = prepared.oracle(indices) if len(indices) else []
             labels = check_answers(np.asarray(labels, int if not len(indices) else None), indices, data.num_classes)

@@ -1,8 +1,11 @@
 """The points that a seed starts with, the same for every method."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
+from bdal.errors import ConfigError
 from bdal.experiment import config
 from bdal.experiment.data import Data
 from bdal.experiment.durable import CorruptRunError
@@ -14,22 +17,34 @@ def seed_key(experiment: config.Experiment, seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(experiment.seed), seed)
 
 
-def start_points(experiment: config.Experiment, data: Data, seed: int) -> dict[str, np.ndarray]:
-    """The pool indices for "validation" and "initial" with which a seed starts."""
+def start_points(
+    experiment: config.Experiment, data: Data, seed: int, given: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """The pool indices for "validation" and "initial" with which a seed starts; the latter are `given`, if any are."""
     sizes = experiment.labels
     order_key = jax.random.fold_in(seed_key(experiment, seed), 2**31 - 1)  # rounds use 0, 1, ...
     order = np.asarray(jax.random.permutation(order_key, data.num_points))
+    order = order[~np.isin(order, given)]
     held_out, rest = order[: sizes.validation_labels], order[sizes.validation_labels :]
     initial = _balanced(rest, data.pool_labels, data.num_classes) if sizes.balanced else rest
-    return {"validation": held_out, "initial": initial[: sizes.initial]}
+    return {"validation": held_out, "initial": np.array(given, int) if given else initial[: sizes.initial]}
 
 
-def check_start(ledger: Ledger, parts: dict[str, np.ndarray]) -> None:
-    """Raise `CorruptRunError` if a ledger starts with other points than its seed does."""
+def check_start(ledger: Ledger, parts: dict[str, np.ndarray], initial_file: str | None = None) -> None:
+    """Raise an error if a ledger starts with other points than its seed does.
+
+    Raises:
+      ConfigError: where the points come from a file. CorruptRunError: where they come from the seed.
+    """
     events = [(ledger.find("queried", START), np.concatenate(list(parts.values())))]
     events += [(ledger.find(event), derived) for event, derived in parts.items()]
     for event, derived in events:
         if event is not None and event["indices"] != derived.tolist():
+            if initial_file is not None:
+                raise ConfigError(
+                    f"labels.initial_file: expected the points that this run began with, found others in "
+                    f"{initial_file}; bring it back as it was, or choose another directory"
+                )
             raise CorruptRunError(
                 f"{ledger.folder / 'ledger.jsonl'}: {event['event']!r}: expected the points with which seed "
                 f"{ledger.seed} of this run starts, {_few(derived.tolist())}, found {_few(event['indices'])}: it is "

@@ -42,7 +42,8 @@ def test_numpy_jax_and_lists_are_alike(convert):
 
 
 def test_the_number_of_classes_counts_labels_of_both_sets():
-    assert from_arrays(**arrays(test_labels=np.array([7, 0]))).num_classes == 8
+    with pytest.warns(UserWarning, match=r"labels and test_labels: 4 of the classes 0 \.\. 7 have no point"):
+        assert from_arrays(**arrays(test_labels=np.array([7, 0]))).num_classes == 8
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.bool_, np.uint64])
@@ -69,7 +70,9 @@ WITH_NAN[[1, 4], 0, 0] = np.nan, np.inf
         ({"test_inputs": np.zeros((2, 3, 2))}, ValueError, ["test_inputs", "(2, 3)", "(3, 2)"]),
         ({"test_inputs": np.zeros((0, 2, 3)), "test_labels": np.zeros(0, int)}, ValueError, ["test_inputs"]),
         ({"labels": np.array([0, 1, 2, 1])}, ValueError, ["labels", "(5,)", "(4,)"]),
-        ({"labels": np.array([[0], [1], [2], [1], [0]])}, ValueError, ["labels", "(5,)", "(5, 1)"]),
+        ({"labels": np.eye(5, 3, dtype=int)}, ValueError, ["labels", "(5,)", "(5, 3)", "labels.argmax(1)"]),
+        ({"labels": np.array([0.0, 1, 2, 1, 0])}, LabelError, ["labels", "float64", "pass labels.astype(int)"]),
+        ({"labels": np.array(["a", "b", "c", "a", "b"])}, LabelError, ["test_labels", "text or numbers as in labels"]),
         ({"labels": np.array([0, 1, 2, 1.5, 0])}, LabelError, ["labels", "integers", "float64"]),
         ({"labels": np.array([0, 1, None, 1, 0])}, LabelError, ["labels", "integers", "object"]),
         ({"labels": np.array([0, 1, -1, 1, -2])}, LabelError, ["labels[2] = -1", "2 of 5"]),
@@ -308,3 +311,54 @@ def test_npz_goes_through_the_same_checks(tmp_path):
 def test_points_without_features_are_refused(shape):
     with pytest.raises(ValueError, match=re.escape(f"at least one axis of features, got shape {shape}")):
         from_arrays(np.zeros(shape))
+
+
+# -- labels as people have them ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 10), (3, 8)])
+def test_labels_that_do_not_count_from_0_warn_once_and_may_be_relabelled(tmp_path, first, last):
+    values = np.arange(first, last + 1)
+    every = {"inputs": np.zeros((len(values), 2)), "labels": values, "test_inputs": np.ones((1, 2))}
+    every["test_labels"] = values[-1:]
+    with pytest.warns(UserWarning, match=rf"{last + 1 - len(values)} of the classes 0 \.\. {last} have no p") as caught:
+        assert from_arrays(**every).num_classes == last + 1
+    assert len(caught) == 1
+    np.savez(tmp_path / "mine.npz", **every)
+    for data in (from_arrays(**every, relabel=True), load(tmp_path / "mine.npz", relabel=True)):
+        assert data.class_names == tuple(map(str, values))
+        assert data.labels.tolist() == list(range(len(values)))
+        assert data.test_labels.tolist() == [len(values) - 1]
+
+
+def test_classes_that_are_named_may_be_absent(recwarn):
+    from_arrays([[0.0], [1.0]], [0, 2], num_classes=4)
+    from_arrays([[0.0], [1.0]], [0, 2], class_names=["a", "b", "c"])
+    from_arrays([[0.0], [1.0]], [0, 2], [[0.0]], [1])
+    assert from_arrays([[0.0], [1.0]], [1, 2], class_names=["a", "b"], relabel=True).labels.tolist() == [0, 1]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", [str, bytes, object])
+def test_labels_that_are_text(tmp_path, kind):
+    labels, test_labels = (np.array(words).astype(kind) for words in (["owl", "cat", "owl"], ["dog"]))
+    data = from_arrays(np.zeros((3, 1)), labels, np.zeros((1, 1)), test_labels)
+    assert (data.class_names, data.labels.tolist(), data.test_labels.tolist()) == (
+        ("cat", "dog", "owl"),
+        [2, 0, 2],
+        [1],
+    )
+    named = from_arrays(np.zeros((3, 1)), labels, class_names=["owl", "emu", "cat"])
+    assert (named.class_names, named.labels.tolist()) == (("owl", "emu", "cat"), [0, 2, 0])
+    with pytest.raises(LabelError, match=r"labels: expected one of class_names, owl, got 'cat'"):
+        from_arrays(np.zeros((3, 1)), labels, class_names=["owl"])
+    np.savez(tmp_path / "text.npz", inputs=np.zeros((3, 1)), labels=labels)
+    if kind is object:
+        with pytest.raises(ValueError, match=r"labels cannot be read .*; text is saved as labels\.astype\(str\)"):
+            load(tmp_path / "text.npz")
+    else:
+        assert load(tmp_path / "text.npz").class_names == ("cat", "owl")
+
+
+def test_labels_in_a_column():
+    assert from_arrays(np.zeros((3, 1)), [[0], [1], [0]]).labels.tolist() == [0, 1, 0]

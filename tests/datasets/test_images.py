@@ -274,3 +274,81 @@ def test_damage_anywhere_ends_in_an_error_that_names_the_file_or_in_an_image(tmp
                 assert str(tmp_path) in str(error)  # noqa: PT017 (which of the two happens is the point)
             else:
                 assert ((inputs >= 0) & (inputs <= 1)).all()
+
+
+# -- folders of classes -----------------------------------------------------------------------------------------------
+
+
+def folder_of(tmp_path, *names):
+    for number, name in enumerate(names):
+        save(tmp_path / name, np.full((2, 3), number * 10, np.uint8))
+    return tmp_path
+
+
+def test_folders_are_classes(tmp_path):
+    folder = folder_of(tmp_path, "dog/2.png", "cat/x/1.png", "cat/1.png", "emu/1.png")
+    data = load(folder, labels="folders")
+    assert (data.class_names, data.labels.tolist(), data.test_inputs) == (("cat", "dog", "emu"), [0, 0, 1, 2], None)
+    assert [round(float(255 * image.max())) for image in data.inputs] == [20, 10, 0, 30]
+    assert load(folder, labels="folders", class_names=["emu", "dog", "cat", "owl"]).labels.tolist() == [2, 2, 1, 0]
+    refused(folder, folder, "found emu", labels="folders", class_names=["dog", "cat"])
+    assert load(folder).labels is None
+
+
+def test_people_do_not_see_the_class_in_the_name(tmp_path):
+    data = load(folder_of(tmp_path, "cat/cat1.png", "dog/dog1.png"), labels="folders")
+    assert data.file_names == ["pool point 0", "pool point 1"]
+    assert [file.name for file in data.files] == ["cat1.png", "dog1.png"]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "val"), ("train", "validation")])
+def test_the_splits_of_a_folder_of_classes(tmp_path, names):
+    train, test = names
+    data = load(folder_of(tmp_path, f"{train}/b/1.png", f"{train}/a/1.png", f"{test}/b/1.png"), labels="folders")
+    assert (data.class_names, data.labels.tolist(), data.test_labels.tolist()) == (("a", "b"), [0, 1], [1])
+    assert len(data.files) == len(data.inputs) == 2
+    assert round(float(255 * data.test_inputs.max())) == 20
+
+
+def test_images_for_validation_beside_a_test_set_are_left_out_with_a_warning(tmp_path):
+    folder = folder_of(tmp_path, "train/b/1.png", "train/a/1.png", "val/b/1.png", "val/a/1.png", "test/a/1.png")
+    with pytest.warns(UserWarning, match="its 2 images for validation are left out"):
+        data = load(folder, labels="folders")
+    assert (len(data.inputs), data.test_labels.tolist()) == (2, [0])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cat/1.png", "dog/1.png", "2.png"], "expected images in a folder of their class"),
+        (["cat/1.png", "cat/2.png"], "expected folders of at least two classes, found cat"),
+        (["train/cat/1.png", "train/dog/1.png", "owl/1.png"], "found owl beside them"),
+        (["train/cat/1.png", "train/dog/1.png", "train/1.png"], "expected images in a folder of their class"),
+    ],
+)
+def test_what_is_no_folder_of_classes(tmp_path, names, words):
+    refused(folder_of(tmp_path, *names), tmp_path, words, labels="folders")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.npy", 'numpy.savez("data.npz", inputs=numpy.load("a.npy")'),
+        ("a.csv", 'pandas.read_csv("a.csv")'),
+        ("a.h5", 'h5py.File("a.h5")'),
+        ("a.HDF5", 'h5py.File("a.HDF5")'),
+        ("a.mat", 'scipy.io.loadmat("a.mat")'),
+        ("a.xyz", "numpy.savez"),
+        ("a", "files without suffix is not read"),
+    ],
+)
+def test_a_file_of_another_format_says_what_is_read_and_how_to_convert_it(tmp_path, monkeypatch, name, words):
+    (tmp_path / name).write_bytes(b"x")
+    refused(tmp_path / name, name, words)
+    monkeypatch.chdir(tmp_path)
+    refused(name, name, "expected an .npz file with inputs [N, ...]")
+
+
+def test_folders_are_labels_of_folders_only(tmp_path):
+    refused("optdigits", "optdigits", "expected folders, for a folder of images only", labels="folders")
+    refused(folder_of(tmp_path, "a/1.png"), "labels", "got 'files'", labels="files")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bdal.errors import LabelError
 from bdal.experiment import durable
 from bdal.experiment.durable import CorruptRunError
-from bdal.experiment.ledger import START, Ledger, settle
+from bdal.experiment.ledger import GROUND_TRUTH, START, Ledger, settle
 from bdal.pool import ABSTAIN
 
 N, C = 20, 4
@@ -191,6 +191,72 @@ def test_whoever_corrects_at_work_has_one_vote_and_every_file_has_its_own(ledger
     assert ledger.settled("majority")[8] == ledger.settled("last")[8] == 2  # 1 to 1, the last
 
 
+def file(name, text=""):
+    return {"file": name, "sha256": text or name}
+
+
+@pytest.mark.parametrize("policy", ["last", "majority"])
+@pytest.mark.parametrize("by", [None, "9"])
+def test_a_skip_of_another_annotator_erases_no_label(ledger, policy, by):
+    tell(ledger, 1, [8, 6, 7], [2, 1, 0], source=file("one.json"), by=by and ["1", "2", "3"])
+    skips = [[by] * 3, [101.0, 102.0, 103.0]] if by else [None, None]
+    tell(ledger, 1, [8, 6, 4], [ABSTAIN] * 3, source=file("other.json"), by=skips[0], made=skips[1])
+    ledger = again(ledger)
+    assert ledger.settled(policy) == {0: 2, 1: 3, 2: 0, 3: 1, 4: 1, 5: 1, 8: 2, 6: 1, 7: 0}
+    assert sets(ledger, 2, policy).abstained == 0
+
+
+def test_a_file_corrects_and_corrects_back(ledger):
+    for name, label, new, counts in [
+        ("a.csv", 1, 1, 1),
+        ("b.csv", 2, 1, 2),
+        ("a.csv", 1, 0, 2),  # what it said before the correction
+        ("c.csv", 1, 1, 1),  # and a word of its own
+        ("b.csv", 1, 1, 1),
+        ("b.csv", 2, 1, 2),
+        ("a.csv", 2, 1, 2),
+        ("a.csv", 1, 1, 1),
+        ("a.csv", 1, 0, 1),
+    ]:
+        assert tell(ledger, 1, [8], [label], source=file(name)) == new
+        assert again(ledger).settled("last")[8] == counts
+
+
+def test_an_annotation_has_one_vote_and_a_ground_truth_outweighs_those_before(ledger):
+    def export(labels, by, made, name="e.json"):
+        return tell(ledger, 1, [8] * len(labels), labels, source=file(name), by=by, made=made)
+
+    export([1, 1, 1], ["1", "2", "3"], [1.0, 2.0, 3.0])
+    assert export([1, 1, 1], ["1", "2", "3"], [1.0, 2.0, 3.0]) == 0
+    assert export([2, 2, 3], ["1", "2", "3"], [4.0, 5.0, 6.0]) == 3
+    assert again(ledger).settled("majority")[8] == 2
+    assert again(ledger).settled("last")[8] == 3
+    assert export([1], ["4"], [7.0], "other.json") == export([1], ["5"], [7.0], "another.json") == 1
+    assert export([0], [GROUND_TRUTH], [None]) == 1
+    assert export([0], [GROUND_TRUTH], [None]) == 0
+    assert again(ledger).settled("majority")[8] == again(ledger).settled("last")[8] == 0
+
+
+def test_of_an_annotation_the_latest_word_counts_by_when_it_was_made(ledger):
+    def export(name, label, made, which="7"):
+        return tell(ledger, 1, [8], [label], source=file(name), by=[which], made=[made])
+
+    assert export("1.json", 1, 10.0) == 1
+    assert export("2.json", 2, 20.0) == 1  # updated
+    assert export("3.json", 1, 30.0) == 1  # and back
+    assert again(ledger).settled("last")[8] == 1
+    assert export("2.json", 2, 20.0) == export("old copy.json", 2, 20.0) == 0
+    assert export("4.json", 3, 25.0, which="8") == 1  # of somebody else, earlier: the file came later
+    assert again(ledger).settled("last")[8] == 1
+    assert ledger.events[-1]["by"] == ["8"]
+    assert ledger.events[-1]["made"] == [25.0]
+    tell(ledger, 1, [8], [0])  # on the page
+    assert export("5.json", 1, 30.0) == 0  # an export that holds the old annotation still
+    assert ledger.settled("last")[8] == 0
+    assert export("6.json", 1, 40.0) == 1  # said again, later
+    assert ledger.settled("last")[8] == 1
+
+
 def test_lines_that_are_missing_at_the_end_are_noticed_by_the_metrics(ledger):
     path = ledger.folder / "ledger.jsonl"
     whole = path.read_bytes().splitlines(keepends=True)
@@ -228,9 +294,10 @@ def test_the_start_repeats_what_people_answered_without_a_vote_of_its_own(folder
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 2, ABSTAIN]), min_size=1, max_size=7))
 def test_settled_by_the_last_or_the_majority(answers):
-    assert settle(answers, "last") == answers[-1]
+    last, winner = settle(answers, "last"), settle(answers, "majority")
+    answers = [answer for answer in answers if answer != ABSTAIN] or answers  # a label outweighs an abstention
+    assert last == answers[-1]
     most = max(answers.count(answer) for answer in answers)
-    winner = settle(answers, "majority")
     assert answers.count(winner) == most
     later = answers[len(answers) - answers[::-1].index(winner) :]
     assert all(answers.count(answer) < most for answer in later)  # of the most frequent, the last said

@@ -26,7 +26,8 @@ import numpy as np
 
 from bdal.errors import LabelError
 from bdal.experiment.durable import check_own, write_atomic
-from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers, title
+from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers
+from bdal.experiment.people.points import title
 
 SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
 INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json

@@ -8,7 +8,7 @@ from pathlib import Path
 from bdal.errors import LabelError
 from bdal.experiment import directory
 from bdal.experiment.ledger import START
-from bdal.experiment.people.answers import title
+from bdal.experiment.people.points import title
 from bdal.experiment.people.questions import gray_span, picture
 from bdal.experiment.people.server import Item, State, serve
 from bdal.experiment.people.task import Task, held_task, load_task, open_round

@@ -65,11 +65,21 @@ def ask(workdir: str | Path, *, data_dir: str | None = None, progress=Progress) 
         return _train_and_ask(task, progress)
 
 
-def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = None, progress=Progress) -> str:
+def tell(
+    workdir: str | Path,
+    answers: str | Path,
+    *,
+    data_dir: str | None = None,
+    only_asked: bool = False,
+    progress=Progress,
+) -> str:
     """Take the answers in a file; once the query is answered, train, and write the next one. What there is to do.
 
+    Answers to points that were not asked for are kept, and given when these are asked for: they are paid for then.
+
     Raises:
-      LabelError: an answer that is no class, or to a point that was not asked for; nothing of the file is taken.
+      LabelError: an answer that is no class, or to no point of the pool, or with `only_asked` to a point that was not
+        asked for; nothing of the file is taken.
     """
     task = load_task(workdir, data_dir)
     data = task.prepared.data
@@ -78,16 +88,27 @@ def tell(workdir: str | Path, answers: str | Path, *, data_dir: str | None = Non
         found = read_answers(answers, class_names=data.class_names, names=names, run=identity(task))
         ledger = task.ledger
         if ledger.finished:
-            known = ledger.answers()
-            if any(label not in known.get(int(index), ()) for index, label in zip(*found[:2], strict=True)):
+            known = ledger.kept() | ledger.answers()
+            if any(
+                label not in known.get(int(index), ()) for index, label in zip(found.indices, found.labels, strict=True)
+            ):
                 raise LabelError(f"{task.workdir}: the run is finished, and takes no more answers")
         number = open_round(ledger)
         if number is None:  # training is due; what is told now is known before it
             number = ledger.completed_rounds() - 1
         new = 0
         if not ledger.finished:
-            new = ledger.tell(number, found.indices, found.labels, num_classes=data.num_classes, source=found.source)
+            keep = None if only_asked else data.num_points
+            new = ledger.tell(number, num_classes=data.num_classes, keep=keep, **found._asdict())
+            ledger.recall(number, num_classes=data.num_classes)
         told = f"{new} of {len(found.indices)} answers in {found.source['file']} are new"
+        counts = ledger.settled(task.prepared.experiment.labels.contradictions)
+        last = dict(zip(found.indices.tolist(), found.labels.tolist(), strict=True))
+        if others := sum(counts.get(index, label) != label for index, label in last.items()):
+            told += f"; for {others} of its points another answer counts, a label or a later one (a later word: a file "
+            told += "of another name)"
+        if later := len(last.keys() - ledger.answers().keys()):
+            told += f"; {later} of its points were not asked for yet: kept, and paid for when they are"
         return f"{told}; {_train_and_ask(task, progress)}"
 
 

@@ -13,9 +13,11 @@ import numpy as np
 from bdal.environment import expanded
 from bdal.experiment import config, figures
 from bdal.experiment.directory import SeedRun
+from bdal.experiment.ledger import settled
 from bdal.experiment.report.document import Block, Bullets, Paragraph, Picture, Pictures, Section, Table
 from bdal.experiment.report.gather import Group, Key, Source
 from bdal.experiment.words import both, by_posterior, several, span, title
+from bdal.pool import ABSTAIN
 
 COLUMNS, LINES = 10, 12  # of a contact sheet: points of a round, rounds
 
@@ -117,18 +119,19 @@ def _given(run: SeedRun) -> dict[int, list[int | None]]:
     given: dict[int, list[int | None]] = defaultdict(list)
     for event in run.events:
         kind = event.get("event")
-        if kind in ("validation", "initial", "labelled", "relabelled"):
+        if kind in ("validation", "initial", "labelled"):
             for index, label in zip(event["indices"], event["labels"], strict=True):
-                if kind in ("labelled", "relabelled") or not given[index]:  # the start repeats what people answered
+                if kind == "labelled" or not given[index]:  # the start repeats what people answered
                     given[index].append(label)
     return given
 
 
 def _answers(run: SeedRun, *kinds: str) -> dict[int, int | None]:
-    """Pool index to its last answer, None where the oracle abstained: of queries, and of the start if it is named."""
+    """Pool index to what its answers amount to, None without a label: of queries, and of the start if it is named."""
     asked = {index for query in _queries(run).values() for index in query}
     asked |= {index for event in run.events if event.get("event") in kinds for index in event["indices"]}
-    return {index: given[-1] for index, given in _given(run).items() if index in asked}
+    labels = settled(run.events, "last")
+    return {index: None if label == ABSTAIN else label for index, label in labels.items() if index in asked}
 
 
 def unanswered(run: SeedRun) -> int:

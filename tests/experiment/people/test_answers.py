@@ -14,7 +14,7 @@ import pytest
 
 from bdal.errors import LabelError
 from bdal.experiment import durable
-from bdal.experiment.people import answers
+from bdal.experiment.people import formats
 from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import label_config
 from bdal.pool import ABSTAIN
@@ -171,7 +171,7 @@ def test_what_is_no_file_or_too_large(tmp_path, monkeypatch):
         read_answers(tmp_path / "none.csv", class_names=NAMES)
     with pytest.raises(LabelError, match="found a folder"):
         read_answers(tmp_path, class_names=NAMES)
-    monkeypatch.setattr(answers, "LARGEST", 20)
+    monkeypatch.setattr(formats, "LARGEST", 20)
     assert told(tmp_path, "pool_index,label\n1,a", ["a"]) == [(1, 0)]
     with pytest.raises(LabelError, match="expected at most 0 MiB of answers"):
         told(tmp_path, "pool_index,label\n1,a\n2,a", ["a"])
@@ -194,13 +194,13 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_once(tmp_path, monkeypa
     path = tmp_path / "answers.csv"
     path.write_text("pool_index,label\n1,dog\n")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    decode = answers._text
+    decode = formats.decoded
 
     def swap(content, name):
         path.write_text("pool_index,label\n1,cat\n2,cat\n")
         return decode(content, name)
 
-    monkeypatch.setattr(answers, "_text", swap)
+    monkeypatch.setattr(formats, "decoded", swap)
     found = read_answers(path, class_names=NAMES)
     assert (found.indices.tolist(), found.labels.tolist(), found.source["sha256"]) == ([1], [1], digest)
 
@@ -395,7 +395,7 @@ def test_json_min_and_csv_exports_are_newest_first(tmp_path):
         (3, "expected a list of tasks, found 3"),
         ([3], "task 1: expected a JSON object, found 3"),
         ([task(1), {"id": 9, "label": "dog"}], r"task 2 \(id 9\): expected a pool_index"),
-        ([task(1, data={"image": "x"})], r"task 1 \(id 101\): expected a pool_index in its data"),
+        ([task(1, data={"text": "x"})], r"task 1 \(id 101\): expected a pool_index in its data"),
         ([task("x")], "task 1 .*: pool_index: expected the number of a pool point, found 'x'"),
         ([task(True)], "pool_index: .* found True"),
         ([task(1.5)], "pool_index: .* found 1.5"),
@@ -422,9 +422,160 @@ def test_json_that_is_refused(tmp_path, tree, message):
     [
         ({"from_name": "label", "value": {"choices": ["dog", "cat"]}}, "expected one choice, found 2"),
         ({"from_name": "label", "value": {"text": ["dog"]}}, "expected choices"),
-        ({"from_name": "mood", "value": {"choices": ["dog"]}}, 'expected an answer to "label" .*, found mood'),
+        ({"from_name": "mood", "value": {"text": ["dog"]}}, 'expected an answer to "label" .*, found mood'),
     ],
 )
 def test_results_of_another_interface_are_refused(tmp_path, result, message):
     with pytest.raises(LabelError, match=message):
         told(tmp_path, json.dumps([task(1, annotation("dog", result=[result]))]), name="export.json")
+
+
+# -- who is meant -----------------------------------------------------------------------------------------------------
+
+FILES = ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/caf\u00e9 3.png", "7.jpg"]
+
+
+@pytest.mark.parametrize("column", ["Name", "IMAGE", "filename", "File Name", "file", "Path"])
+@pytest.mark.parametrize("classes", ["label", "Class", "CHOICE", "class-name"])
+def test_a_spreadsheet_of_file_names_and_classes(tmp_path, column, classes):
+    text = f"{classes};{column}\ndog;cat/2.jpg\nbird;7.jpg\n"
+    assert told(tmp_path, text, names=FILES) == [(1, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("written", "index"),
+    [
+        ("2.jpg", 1),
+        ("2", 1),
+        ("cat/1", 0),
+        ("/home/me/photos/dog/1.jpg", 2),
+        ("photos\\dog\\1.jpg", 2),
+        ("./dog/1.jpg", 2),
+        ("/data/local-files/?d=photos/dog/1.jpg", 2),
+        ("https://there/photos/dog/caf%C3%A9%203.png?x=1#a", 3),
+        ("cafe\u0301 3.png", 3),
+        ("/data/upload/1/0a1b2c3d-7.jpg", 4),
+        ("s3://bucket/cat/2.jpg", 1),
+    ],
+)
+def test_a_point_by_as_much_of_its_path_as_tells_it_apart(tmp_path, written, index):
+    assert told(tmp_path, f"filename,label\n{written},dog\n", names=FILES) == [(index, 1)]
+    export = [{"image": written, "choice": "dog", "id": 1, "annotation_id": 3}]
+    assert told(tmp_path, json.dumps(export), name="export.json", names=FILES) == [(index, 1)]
+    full = [task(0, annotation("dog"), data={"image": written})]
+    assert told(tmp_path, json.dumps(full), name="export.json", names=FILES) == [(index, 1)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1.jpg", r"filename: expected a name that one pool point has, found '1\.jpg' of 2 \(0: cat/1\.jpg, 2: dog/1"),
+        ("bird/1.jpg", "filename: expected the name of a pool point, found 'bird/1.jpg'"),
+        ("caat/2.jpg", r"filename: .*, found 'caat/2\.jpg'; perhaps cat/2\.jpg"),
+        ("", "expected a pool_index, or the name, image, filename of a point"),
+    ],
+)
+def test_a_name_that_is_nobodys_or_of_several(tmp_path, row, message):
+    with pytest.raises(LabelError, match=rf"^answers\.csv: row 2: {message}"):
+        told(tmp_path, f"filename,label\n{row},dog\n", names=FILES)
+    with pytest.raises(LabelError, match="row 2: "):
+        told(tmp_path, f"filename,label\n{row},dog\n")
+
+
+def test_names_and_numbers_must_agree(tmp_path):
+    assert told(tmp_path, "Pool_Index,image,Label\n2,dog/1.jpg,cat\n", names=FILES) == [(2, 0)]
+    assert told(tmp_path, "name,label\npool point 7,cat\n") == [(7, 0)]
+    assert told(tmp_path, "image,label\nimages/3.jpg,cat\n") == [(3, 0)]
+    with pytest.raises(LabelError, match=r"image: expected 'cat/2\.jpg' beside pool_index 1, found 'dog/1.jpg'"):
+        told(tmp_path, "pool_index,image,label\n1,dog/1.jpg,cat\n", names=FILES)
+    with pytest.raises(LabelError, match=r"image: expected a name that one pool point has, found 'images/1.jpg' of 2"):
+        told(tmp_path, "image,label\nimages/1.jpg,cat\n", names=["images/1.jpg", "images/2.jpg"])
+
+
+# -- other exports ----------------------------------------------------------------------------------------------------
+
+
+def test_an_interface_of_ones_own(tmp_path):
+    minimal = [
+        {"pool_index": 3, "choice": "dog", "label": "", "annotation_id": 8, "created_at": "2026-11-25T21:50:09Z"},
+        {"pool_index": 4, "id": 8, "annotation_id": 9},
+    ]
+    assert told(tmp_path, json.dumps(minimal), name="export.json") == [(3, 1)]
+    for control in ("choice", "animal"):
+        result = {"from_name": control, "type": "choices", "value": {"choices": ["dog"]}}
+        text = {"from_name": "note", "type": "textarea", "value": {"text": ["why"]}}
+        full = [task(1, annotation("dog", result=[text, result]))]
+        assert told(tmp_path, json.dumps(full), name="export.json") == [(1, 1)]
+    assert told(tmp_path, "pool_index,label,choice\n3,,dog\n") == [(3, 1)]
+
+
+@pytest.mark.parametrize("text", ['[{"pool_index": 1, "animal": "dog"}]', "pool_index,label,animal\n1,,dog\n"])
+def test_answers_under_another_name_are_not_read_as_none(tmp_path, text):
+    with pytest.raises(LabelError, match="expected the class under label, class, choice, found 'dog' under animal"):
+        told(tmp_path, text)
+
+
+def test_annotations_without_a_class_are_said(tmp_path):
+    with pytest.warns(UserWarning, match=r"export\.json: its annotations hold no class"):
+        assert told(tmp_path, json.dumps([{"pool_index": 1, "annotation_id": 3}]), name="export.json") == []
+
+
+def test_what_was_rejected_is_no_answer_and_what_was_ignored_an_abstention(tmp_path):
+    lines = [
+        {"name": "7.jpg", "label": "dog", "answer": "accept", "_timestamp": 1600000000},
+        {"name": "cat/1.jpg", "label": "dog", "answer": "reject"},
+        {"name": "cat/2.jpg", "label": "dog", "answer": "ignore"},
+        {"name": "dog/1.jpg", "accept": ["bird"], "answer": "accept"},
+    ]
+    for name in ("prodigy.jsonl", "answers"):
+        with pytest.warns(UserWarning, match=f"{name}: 1 rejected answers are left out"):
+            found = told(tmp_path, "\n".join(map(json.dumps, lines)) + "\n", name=name, names=FILES)
+        assert found == [(4, 1), (1, ABSTAIN), (2, 2)]
+    with pytest.raises(LabelError, match=r"^a\.jsonl: line 3: expected JSON"):
+        told(tmp_path, '{"pool_index": 1, "label": "dog"}\n\n{"pool_index": 2,\n', name="a.jsonl")
+
+
+def test_reviews_and_a_ground_truth(tmp_path):
+    reviews = [{"accepted": True, "created_at": "2026-01-01"}, {"accepted": False, "created_at": "2026-01-02"}]
+    tasks = [
+        task(1, annotation("dog", reviews=reviews), annotation("cat", 2, reviews=reviews[:1])),
+        task(2, annotation("dog", 3, "2026-01-01T10:00:00Z", ground_truth=True), annotation("cat", 4)),
+        task(3, annotation("dog", 5, last_action="rejected")),
+    ]
+    with pytest.warns(UserWarning, match="2 rejected answers"):
+        assert told(tmp_path, json.dumps(tasks), name="export.json") == [(1, 0), (2, 1)]
+
+
+def test_an_answer_is_as_late_as_its_last_change(tmp_path):
+    tasks = [
+        task(
+            3,
+            annotation("dog", 1, "2026-01-01T10:00:00Z", updated_at="2026-01-05T10:00:00Z"),
+            annotation("cat", 2, "2026-01-02T10:00:00Z"),
+        )
+    ]
+    assert told(tmp_path, json.dumps(tasks), name="export.json") == [(3, 0), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("05.01.2026 10:00", "01.02.2026 09:00:30"),
+        ("2026/01/05 10:00", "2026/02/01"),
+        ("13/01/2026 10:00", "28/01/2026 10:00"),
+        ("01/13/2026 10:00", "01/28/2026 10:00"),
+        ("2026-01-05 10:00", "2026-01-05T10:00:01Z"),
+    ],
+)
+def test_times_as_spreadsheets_write_them(tmp_path, times):
+    text = f"pool_index,label,created_at\n3,dog,{times[1]}\n3,cat,{times[0]}\n"
+    assert told(tmp_path, text) == [(3, 0), (3, 1)]
+
+
+def test_a_time_of_two_meanings_orders_nothing(tmp_path):
+    assert told(tmp_path, "pool_index,label,created_at\n3,dog,05/01/2026 10:00\n4,cat,06/01/2026 10:00\n") == [
+        (3, 1),
+        (4, 0),
+    ]
+    with pytest.raises(LabelError, match=r"row 2: expected a time such as 2026-01-05 10:00, .*either of two months"):
+        told(tmp_path, "pool_index,label,created_at\n3,dog,05/01/2026 10:00\n3,cat,06/01/2026 10:00\n")

@@ -196,11 +196,35 @@ def test_it_cannot_be_told_and_it_was_told_wrongly(workdir):
     assert directory.results(workdir)[-1].labels == 9
 
 
+@pytest.mark.parametrize("policy", ["last", "majority"])
+def test_one_labels_everything_and_another_skips(experiment, tmp_path, policy):
+    experiment = replace(experiment, labels=replace(experiment.labels, contradictions=policy))
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    ask(workdir, progress=Quiet)
+    start = rows(workdir)
+    told(workdir, "one.csv", true(start))
+    message = told(workdir, "other.csv", dict.fromkeys(start, "?"))
+    assert message.startswith("5 of 5 answers in other.csv are new; for 5 of its points another answer counts, a label")
+    first = rows(workdir)
+    told(workdir, "first.csv", true(first))
+    assert [row.labels for row in directory.results(workdir)] == [2, 6]
+    wrong = {index: NAMES[(TRUTH[index] + 1) % 3] for index in first}
+    assert told(workdir, "wrong.csv", wrong).startswith("4 of 4 answers in wrong.csv are new; 3 labels")
+    assert told(workdir, "first.csv", true(first)).startswith(
+        "0 of 4 answers in first.csv are new; for 4 of its points"
+    )
+    assert told(workdir, "again.csv", true(first)).startswith("4 of 4 answers in again.csv are new; 3 labels")
+    assert told(workdir, "last.csv", true(rows(workdir))).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy=policy, num_points=N, num_classes=3)
+    assert (known.abstained, int(known.labelled.count)) == (0, 9)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
+    assert known.validation.labels.tolist() == TRUTH[start[:3]].tolist()
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (lambda asked, free: true(asked) | {free: "cat"}, "expected points of the open query, found"),
-        (lambda asked, free: true(asked) | {N: "cat"}, rf"found \[{N}\], which were not asked for"),
+        (lambda asked, free: true(asked) | {N: "cat"}, rf"expected pool points in \[0, {N}\), found \[{N}\]; nothing"),
         (lambda asked, free: true(asked) | {asked[2]: "cow"}, "cow"),
         (lambda asked, free: true(asked) | {asked[2]: "3"}, "3"),
     ],
@@ -216,6 +240,92 @@ def test_a_file_with_a_wrong_answer_is_refused_as_a_whole(workdir, typed, messag
     assert not (workdir / "run.lock").exists()
     told(workdir, "right.csv", true(asked))
     assert num_wanted(workdir) == 4
+
+
+def test_what_was_not_asked_for_is_kept_and_paid_for_when_it_is(workdir, experiment, tmp_path):
+    ask(workdir, progress=Quiet)
+    asked, before = rows(workdir), ledger(workdir)
+    path = filled(tmp_path / "all.csv", true(range(N)))
+    with pytest.raises(LabelError, match="expected points of the open query, found"):
+        tell(workdir, path, only_asked=True, progress=Quiet)
+    assert ledger(workdir) == before
+    some = filled(tmp_path / "some.csv", true([index for index in range(N) if index not in asked[:2]]))
+    message = tell(workdir, some, progress=Quiet)
+    assert message.startswith(
+        "28 of 28 answers in some.csv are new; 25 of its points were not asked for yet: kept, and"
+    )
+    assert "2 of 5 labels wanted" in message
+    assert tell(workdir, some, progress=Quiet).startswith("0 of 28 answers in some.csv are new; 25 of its points")
+    assert told(workdir, "rest.csv", true(asked[:2])).endswith("finished (budget)")
+    assert [row.labels for row in directory.results(workdir)] == [2, 6, 9]
+    assert tell(workdir, some, progress=Quiet).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy="last", num_points=N, num_classes=3)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
+    queries = [event["indices"] for event in ledger(workdir) if event["event"] == "queried"]
+
+    other = run(experiment, tmp_path / "other", Quiet)  # the same labels in the order in which they are asked for
+    for indices in queries:
+        told(other, "next.csv", true(indices))
+    assert [event["indices"] for event in ledger(other) if event["event"] == "queried"] == queries
+
+
+@pytest.mark.parametrize("oracle", ["people", "simulated"])
+def test_an_initial_set_from_a_file(experiment, tmp_path, oracle):
+    given = {index: NAMES[(TRUTH[index] + 1) % 3] for index in (5, 17, 3, 21)}  # nobody else would say so
+    path = filled(tmp_path / "known.csv", given | {7: "?"})
+    labels = replace(experiment.labels, initial_file=str(path), oracle=oracle)
+    np.savez(tmp_path / "points.npz", inputs=np.load(tmp_path / "points.npz")["inputs"], labels=TRUTH)
+    experiment = replace(experiment, labels=labels)
+    workdir = run(experiment, tmp_path / "run", Quiet)
+    if oracle == "people":
+        assert num_wanted(workdir) == 3
+        message = ask(workdir, progress=Quiet)
+        assert message.startswith("3 of 7 labels wanted to start with (3 for validation, 4 for training)")
+        assert not set(rows(workdir)) & set(given)
+        filled(path, given | {8: "cat"})
+        with pytest.raises(ConfigError):
+            ask(workdir, progress=Quiet)
+        filled(path, given | {8: "?"})
+        told(workdir, "start.csv", true(rows(workdir)))
+        path.unlink()
+        with pytest.raises(LabelError, match=r"known\.csv: expected a file of answers, found no file"):
+            ask(workdir, progress=Quiet)
+        filled(path, dict.fromkeys((5, 17, 3, 22), "cat"))
+        with pytest.raises(ConfigError, match=r"labels\.initial_file: expected the points that this run began with"):
+            run(experiment, workdir, Quiet)
+    (initial,) = [event for event in ledger(workdir) if event["event"] == "initial"]
+    assert initial["indices"] == [5, 17, 3, 21]
+    assert [NAMES[label] for label in initial["labels"]] == list(given.values())
+    assert metrics(workdir)[0]["labels"] == 4
+    (validation,) = [event for event in ledger(workdir) if event["event"] == "validation"]
+    assert not set(validation["indices"]) & set(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict.fromkeys(range(11), "cat"), r"labels\.budget: expected at least 14 "),
+        ({N: "cat"}, rf"labels\.initial_file: expected pool points in \[0, {N}\), found \[{N}\]"),
+        ({3: "?"}, r"labels\.initial_file: expected labels in .*known\.csv, found none"),
+        (dict.fromkeys(range(N - 2), "cat"), r"labels\.initial_file: expected 3 points beside its own"),
+    ],
+)
+def test_an_initial_file_that_does_not_fit(experiment, tmp_path, given, message):
+    path = filled(tmp_path / "known.csv", given)
+    with pytest.raises(ConfigError, match=message):
+        run(replace(experiment, labels=replace(experiment.labels, initial_file=str(path))), tmp_path / "run", Quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_kept_may_be_corrected_before_it_is_asked_for(workdir, tmp_path):
+    ask(workdir, progress=Quiet)
+    free = [index for index in range(N) if index not in rows(workdir)]
+    wrong = {index: NAMES[(TRUTH[index] + 1) % 3] for index in free}
+    assert told(workdir, "wrong.csv", wrong).startswith("25 of 25 answers in wrong.csv are new")
+    assert told(workdir, "right.csv", true(free)).startswith("25 of 25 answers in right.csv are new")
+    assert told(workdir, "start.csv", true(rows(workdir))).endswith("finished (budget)")
+    known = load_task(workdir).ledger.sets(2, capacity=9, policy="last", num_points=N, num_classes=3)
+    assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
 
 
 def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(workdir, experiment, tmp_path):
