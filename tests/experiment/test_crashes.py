@@ -184,6 +184,21 @@ def test_a_second_process_is_told_to_try_later(bench, tmp_path):
     assert ledgers(workdir) == bench.expected["mc_dropout"]
 
 
+def test_a_process_that_slept_through_a_whole_run_of_another_writes_nothing(bench, tmp_path):
+    workdir = tmp_path / "run"
+    first = bench.start("mc_dropout", workdir, code=WAITING.format(phase="fit"))
+    heard(first, "here")
+    first.send_signal(signal.SIGSTOP)
+    (workdir / ".run.lock").unlink()  # as where hosts share the folder and not their locks
+    assert "taking over from process" in finished_as_expected(bench, "mc_dropout", workdir)
+    whole = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    first.send_signal(signal.SIGCONT)
+    _, errors = first.communicate("\n")
+    assert first.returncode == 75, errors
+    assert errors.endswith("; nothing more was written here\n")
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == whole
+
+
 # -- a full disk ------------------------------------------------------------------------------------------------------
 
 LIMITED = """
