@@ -128,7 +128,7 @@ class Committee:
 
             logits, pullback = jax.vjp(logits_of, weights)
             # ∂(−log p_c)/∂logits = p − e_c, with p_c − 1 as −Σ_{j≠c} p_j: exact where p_c rounds to 1.
-            others = jax.nn.softmax(logits)[None] * (1 - jnp.eye(logits.shape[0]))  # [C, C]
+            others = jax.nn.softmax(logits)[None] * (1 - jnp.eye(logits.shape[0], dtype=logits.dtype))  # [C, C]
             cotangents = others - jnp.diag(others.sum(-1))
             (gradients,) = jax.vmap(pullback)(cotangents)  # [C, ...] each leaf
             squares = [jnp.square(leaf.astype(jnp.float32)).reshape(leaf.shape[0], -1).sum(-1) for leaf in gradients]

@@ -269,7 +269,7 @@ def query_round(
     if candidates is None or candidates >= num_points:
         rows, candidate_inputs = jnp.arange(num_points), inputs
     else:
-        draws = jnp.where(taken, -1.0, jax.random.uniform(candidate_key, (num_points,)))
+        draws = jnp.where(taken, -1.0, jax.random.uniform(candidate_key, (num_points,), jnp.float32))
         rows = jax.lax.top_k(draws, candidates)[1]
         candidate_inputs = take_rows(inputs, rows)
     query, health = score_and_select(

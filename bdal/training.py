@@ -233,7 +233,7 @@ def _step(state, apply, training, key, data):
     """One minibatch."""
     inputs, labels, count = data
     row_key, mask_key = jax.random.split(jax.random.fold_in(key, state.step))
-    rows = jax.random.randint(row_key, (training.batch_size,), 0, jnp.maximum(count, 1))
+    rows = jax.random.randint(row_key, (training.batch_size,), 0, jnp.maximum(count, 1), jnp.int32)
     mask_keys = jax.random.split(mask_key, training.batch_size)
     weights, rebuild = split_weights(state.params)
 

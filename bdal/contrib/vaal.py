@@ -99,7 +99,7 @@ def vaal(
             (autoencoder, critic), (moments, critic_moments) = state
             labelled_key, unlabelled_key, noise_key = jax.random.split(jax.random.fold_in(key, number), 3)
             labelled_rows = draw_real(labelled_key, real, (batch_size,))
-            other_rows = jax.random.randint(unlabelled_key, (batch_size,), 0, len(unlabelled_inputs))
+            other_rows = jax.random.randint(unlabelled_key, (batch_size,), 0, len(unlabelled_inputs), jnp.int32)
             x = jnp.concatenate([labelled_inputs[labelled_rows], unlabelled_inputs[other_rows]])  # [2 B, D]
             x = (x - mean[None, :]) / spread[None, :]
             gradient, z = jax.grad(autoencoder_loss, has_aux=True)(autoencoder, critic, noise_key, x)

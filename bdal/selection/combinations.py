@@ -267,7 +267,7 @@ def _cluster_margin(key, scores, clusters, uncertain, query_size: int) -> Query:
     row_key, cluster_key = jax.random.split(key)
     clusters = jnp.searchsorted(jnp.sort(clusters), clusters)  # numbers below R
     size = jax.ops.segment_sum(uncertain.astype(jnp.int32), clusters, num_rows)[clusters]  # [R]
-    turn = place_in_group(clusters, ~uncertain, jax.random.bits(row_key, (num_rows,)))
+    turn = place_in_group(clusters, ~uncertain, jax.random.bits(row_key, (num_rows,), jnp.uint32))
     draw = jax.random.permutation(cluster_key, num_rows)[clusters]  # one number a cluster
     rows = jnp.arange(num_rows, dtype=jnp.int32)
     order = jax.lax.sort((~uncertain, turn, size, draw, rows), num_keys=5)[-1]

@@ -130,7 +130,7 @@ def argmax(values: jax.Array, allowed: jax.Array, key: jax.Array | None = None) 
         tied = (values >= threshold) | jnp.isnan(values)
         counts = tied.sum(1, dtype=jnp.int32)
         before = jnp.cumsum(counts) - counts
-        nth = jax.random.randint(key, (), 0, jnp.maximum(counts.sum(), 1))
+        nth = jax.random.randint(key, (), 0, jnp.maximum(counts.sum(), 1), jnp.int32)
         block = jnp.argmax(before + counts > nth)  # the nth of the tied rows lies here
         column = jnp.argmax(jnp.cumsum(tied[block]) > nth - before[block])
     return jnp.where(found, block * width + column, 0).astype(jnp.int32), found

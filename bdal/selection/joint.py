@@ -171,7 +171,7 @@ def _batchbald(key, log_probs, available, num_samples: int, query_size: int, scr
         jnp.zeros_like(bald),
         jnp.int32(0),
     )
-    return jax.lax.scan(pick, init, (jnp.arange(query_size), keys[:-1]))[1]
+    return jax.lax.scan(pick, init, (jnp.arange(query_size, dtype=jnp.int32), keys[:-1]))[1]
 
 
 class _Rows(NamedTuple):
@@ -202,7 +202,11 @@ class _Configurations(NamedTuple):
 
 def _no_labels(size: int, num_members: int) -> _Configurations:
     """The one configuration of no rows."""
-    return _Configurations(jnp.zeros(size).at[0].set(1.0), jnp.full((size, num_members), 1 / num_members), jnp.int32(1))
+    return _Configurations(
+        jnp.zeros(size, jnp.float32).at[0].set(1.0),
+        jnp.full((size, num_members), 1 / num_members, jnp.float32),
+        jnp.int32(1),
+    )
 
 
 def _first(configurations: _Configurations, number: int) -> _Configurations:
@@ -281,7 +285,7 @@ def _draw(key, weights, probs) -> tuple[jax.Array, jax.Array]:
     """
     size = weights.shape[0]
     whole = -(-size // STRATA) * STRATA
-    start, order, within = jnp.split(jax.random.uniform(key, (1 + 2 * whole,)), [1, 1 + whole])
+    start, order, within = jnp.split(jax.random.uniform(key, (1 + 2 * whole,), jnp.float32), [1, 1 + whole])
     parent = _systematic(start, weights, size)
     level = (order.reshape(-1, STRATA).argsort(1).reshape(-1) + within)[:size] / STRATA
     cumulative = jnp.cumsum(probs[parent], axis=1)
@@ -304,8 +308,8 @@ def _below(level, total) -> jax.Array:
 def _thinned(key, configurations: _Configurations, size: int) -> _Configurations:
     """So many of them, of one weight."""
     weights, members, _ = configurations
-    drawn = _systematic(jax.random.uniform(key, (1,)), weights, size)
-    return _Configurations(jnp.full(size, 1 / size), members[drawn], jnp.int32(size))
+    drawn = _systematic(jax.random.uniform(key, (1,), jnp.float32), weights, size)
+    return _Configurations(jnp.full(size, 1 / size, jnp.float32), members[drawn], jnp.int32(size))
 
 
 def _check_count(value, name: str) -> int:

@@ -92,8 +92,8 @@ def gradient_features(probs: jax.Array, embeddings: jax.Array, *, sketch_dim: in
 @partial(jax.jit, static_argnames="sketch_dim")
 def _gradient_features(probs, embeddings, key, sketch_dim: int) -> jax.Array:
     class_key, feature_key = jax.random.split(key)
-    a = jax.random.normal(class_key, (sketch_dim, probs.shape[1]))  # [S, C]
-    b = jax.random.normal(feature_key, (sketch_dim, embeddings.shape[1]))  # [S, D]
+    a = jax.random.normal(class_key, (sketch_dim, probs.shape[1]), jnp.float32)  # [S, C]
+    b = jax.random.normal(feature_key, (sketch_dim, embeddings.shape[1]), jnp.float32)  # [S, D]
 
     def sketch(row):
         residual, embedding = row

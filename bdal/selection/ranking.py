@@ -77,7 +77,7 @@ def ranking(scores: jax.Array, available: jax.Array, key: jax.Array) -> jax.Arra
     larger = jnp.maximum(jnp.abs(before), jnp.abs(descending))
     apart = jnp.where(jnp.isfinite(larger), descending - before > TIE_TOLERANCE * larger, before != descending)
     group = jnp.cumsum(apart)
-    noise = jax.random.bits(key, rows.shape)
+    noise = jax.random.bits(key, rows.shape, jnp.uint32)
     return jax.lax.sort((group, noise[order], order), num_keys=2)[-1]  # a row keeps its noise wherever it is sorted
 
 

@@ -106,7 +106,9 @@ def _typiclust(
     num_clusters = jnp.minimum(labelled.sum() + query_size, max_clusters)
     clusters, centres = _k_means(key, features, matters, num_clusters, max_clusters)  # [R], M for rows that are out
     features = features - centres[jnp.minimum(clusters, max_clusters - 1)]  # small numbers, small rounding
-    noise = jax.random.bits(jax.random.fold_in(key, max_clusters), (num_rows,))  # the centres used the keys before
+    noise = jax.random.bits(
+        jax.random.fold_in(key, max_clusters), (num_rows,), jnp.uint32
+    )  # the centres used the keys before
     places = jnp.arange(query_size, dtype=jnp.int32)
 
     def count(mask):  # of each cluster [M + 1]

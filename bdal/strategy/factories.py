@@ -27,7 +27,9 @@ def _nothing(committee, inputs):
 
 def _uniform(key, nothing, *, available, labelled, query_size):
     del labelled
-    return selection.top_k(jax.random.uniform(key, nothing.shape[:1]), available=available, query_size=query_size)
+    return selection.top_k(
+        jax.random.uniform(key, nothing.shape[:1], jnp.float32), available=available, query_size=query_size
+    )
 
 
 def _stochastic(rule, beta):
