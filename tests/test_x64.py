@@ -16,7 +16,6 @@ from bdal.committee import deep_ensemble
 from bdal.selection import joint_information
 from bdal.strategy import make_strategy, query
 
-
 SOME = (
     "badge", "bait", "bait_one_vector", "batchbald", "contrastive", "epig", "frank_wolfe", "k_center", "k_means",
     "power_bald", "prob_cover", "random", "typiclust", "vote_entropy", "weighted_coverage",
