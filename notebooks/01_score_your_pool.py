@@ -13,18 +13,24 @@
 # %% [markdown]
 # # Score your own model's pool, and pick a diverse batch
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bdal-dev/bdal/blob/main/notebooks/01_score_your_pool.ipynb)
-#
 # You have a trained network, a pool of unlabelled inputs, and money for ten more labels. Which ten?
 #
 # This notebook turns a network into a committee, scores the pool, looks at what the scores mean, and picks a batch
 # whose points do not repeat each other. It needs a minute on a laptop and runs unchanged on a GPU or a TPU.
 
+# %% [markdown]
+# The next cell installs bdal from the checkout that this notebook lies in. On Colab: run `pip wheel --no-deps .` in the
+# checkout, open the notebook by *File > Upload notebook*, and upload `bdal-*.whl` beside it (the folder on the left).
+
 # %%
+from pathlib import Path
+
 try:
     import bdal
-except ImportError:  # on Colab: a few small packages, and Colab's own jax stays
-    # %pip install -q "bdal @ git+https://github.com/bdal-dev/bdal"
+except ImportError:  # a few small packages; the jax that is there stays
+    checkout = Path("..") if Path("../pyproject.toml").exists() else Path()
+    source = str(next(Path().glob("bdal-*.whl"), checkout))
+    # %pip install -q {source}
     import bdal
 
 facts = bdal.doctor()

@@ -13,17 +13,23 @@
 # %% [markdown]
 # # Active learning from scratch
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/bdal-dev/bdal/blob/main/notebooks/02_active_learning_from_scratch.ipynb)
-#
 # Start with 20 labelled digits. Train, ask for ten more labels where the network is unsure, train again, until 100 are
 # bought. Does asking beat choosing at random, and can the probabilities be trusted at the end? Two minutes on two CPU
 # cores; nothing changes on a GPU or a TPU.
 
+# %% [markdown]
+# The next cell installs bdal from the checkout that this notebook lies in. On Colab: run `pip wheel --no-deps .` in the
+# checkout, open the notebook by *File > Upload notebook*, and upload `bdal-*.whl` beside it (the folder on the left).
+
 # %%
+from pathlib import Path
+
 try:
     import bdal
-except ImportError:  # on Colab: a few small packages, and Colab's own jax stays
-    # %pip install -q "bdal @ git+https://github.com/bdal-dev/bdal"
+except ImportError:  # a few small packages; the jax that is there stays
+    checkout = Path("..") if Path("../pyproject.toml").exists() else Path()
+    source = str(next(Path().glob("bdal-*.whl"), checkout))
+    # %pip install -q {source}
     import bdal
 
 facts = bdal.doctor()
