@@ -143,7 +143,7 @@ def check_inputs(inputs, name: str) -> None:
     for leaf in jax.tree.leaves(inputs):
         if isinstance(leaf, jax.Array):
             continue
-        if not isinstance(leaf, np.ndarray):
+        if not isinstance(leaf, np.ndarray | np.generic):
             kind = "a Python list" if isinstance(inputs, list) else f"a {type(leaf).__module__}.{type(leaf).__name__}"
             raise TypeError(
                 f"{name}: expected JAX or NumPy arrays [N, ...], got {kind}; pass np.asarray(...) of it, or an "

@@ -917,6 +917,7 @@ def test_43_no_strategy_uses_a_key_twice(name, keys):
 
 
 @pytest.mark.filterwarnings("ignore:every available point")
+@pytest.mark.filterwarnings("ignore:the members have keys of their own")
 def test_43_no_key_is_used_twice_over_a_run(keys):
     noise = []
 

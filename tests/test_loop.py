@@ -369,7 +369,10 @@ def test_a_fit_that_diverges_is_noticed_before_the_oracle_is_asked():
     asked = []
     rounds = run(fit=fit, oracle=lambda indices: asked.append(indices) or LABELS[indices])
     next(rounds)
-    with pytest.raises(NonFiniteError, match="in 52 available points"):
+    with (
+        pytest.warns(UserWarning, match="round 1, 8 labels: training ended in NaN"),
+        pytest.raises(NonFiniteError, match="in 52 available points"),
+    ):
         next(rounds)
     assert len(asked) == 1
 

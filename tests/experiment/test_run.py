@@ -346,7 +346,7 @@ def with_strategy(experiment, strategy):
     [
         (
             lambda e: with_strategy(e, config.Strategy("badl")),
-            r"comparisons\.0\.strategies\.1: .*expected one of.*'badl'",
+            r"comparisons\.0\.strategies\.1: .*got 'badl' .*, expected one of",
         ),
         (lambda e: with_strategy(e, config.Strategy("bald", {"beta": 2})), "strategy bald: expected no options"),
         (lambda e: with_strategy(e, config.Strategy("power_bald", {"beta": "x"})), "expected a beta that is finite"),
