@@ -197,7 +197,7 @@ def advance(
             method = Method(name, strategy, chosen, programs)
             # Seeds of one program stay together, the finished ones too: a program for fewer may round otherwise.
             for group in [ledgers] if together and left else [[ledger] for ledger in left]:
-                groups.append(partial(_run_group, prepared, method, group))
+                groups.append(partial(_run_group, prepared, method, group, starts))
     with progress(total=len(groups) * (num_queries(experiment) + 1)) as report:
         for mismatch in mismatches:
             warnings.warn(f"goes on although it differs (there != now): {mismatch}", stacklevel=2)
@@ -272,12 +272,12 @@ class _Round(NamedTuple):
         self.seconds[phase] = round(time.monotonic() - start, 4)
 
 
-def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], report) -> None:
+def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], starts, report) -> None:
     """Fit, query, evaluate, label, for every seed of the group in step; until all are finished, or people are asked."""
     experiment = prepared.experiment
     _where.set(f"{method.name}, start")
     for ledger in ledgers:
-        if not _start(prepared, ledger):
+        if not _start(prepared, ledger, starts[ledger.seed]):
             return
     start = min(ledger.completed_rounds() for ledger in ledgers)
     report.advance(start)
@@ -491,11 +491,10 @@ def _line(name, left, ledgers, outcomes, at: _Round) -> str:
 # -- labels to start with ---------------------------------------------------------------------------------------------
 
 
-def _start(prepared: Prepared, ledger: Ledger) -> bool:
+def _start(prepared: Prepared, ledger: Ledger, parts: dict[str, np.ndarray]) -> bool:
     """Buy the labels to start with, the same for every strategy; False while people have not answered."""
     experiment, data = prepared.experiment, prepared.data
     given = {} if prepared.initial is None else prepared.initial.labels
-    parts = start_points(experiment, data, ledger.seed, list(given))
     every = np.concatenate(list(parts.values()))
     if prepared.oracle is None:
         ledger.record({"event": "queried", "round": START, "indices": every})
