@@ -23,16 +23,9 @@ from bdal.acquisition import (
     variation_ratio,
     vote_entropy,
 )
+from bdal.adapters import from_batched, from_linen, from_nnx, nnx_init
 from bdal.calibration import accuracy, brier, ece, mce, nll
-from bdal.committee import (
-    Committee,
-    deep_ensemble,
-    from_batched,
-    from_linen,
-    from_nnx,
-    mc_dropout,
-    nnx_init,
-)
+from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.environment import doctor
 from bdal.errors import (
     AcceleratorError,

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = shlex.join(["bdal", *arguments])
         print(f"bdal: interrupted; what was complete is kept; to go on: {again}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has gone: leave without a second error at exit
+    except BrokenPipeError:  # the reader of our output has closed it: no second error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, AcceleratorError, LockedError) as error:
@@ -208,7 +208,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.config is not None:
         from bdal import datasets
         from bdal.experiment import config, data
-        from bdal.experiment.run import prepare
+        from bdal.experiment.prepare import prepare
 
         experiment = config.load(options.config, options.overrides)
         loaded = data.load(experiment)
@@ -218,7 +218,7 @@ def _doctor(options: argparse.Namespace) -> int:
         if (counts := datasets.label_counts(loaded.source)) is not None:
             print(counts)
         print(datasets.duplicates(loaded.source))
-        prepare(experiment)  # refuses what `bdal run` would
+        prepare(experiment, data=loaded)  # refuses what `bdal run` would
     return 0
 
 

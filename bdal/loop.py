@@ -1,6 +1,6 @@
 """The loop: fit, query, label, again; a generator of rounds on top of `ask` and `tell`.
 
-`fit_round` and `query_round` are pure where the pool lies on the device, so that whoever runs many seeds can `vmap`
+`fit_round` and `query_round` are pure where the pool lies on the device, so that many seeds can be run by `vmap`
 them.
 
 Axis letters: N pool points, R rows of a round, Q query size.
@@ -17,12 +17,13 @@ from jax.sharding import Mesh
 
 from bdal.committee import Committee
 from bdal.errors import LabelError, is_concrete
-from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend
+from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_inputs, check_labels, extend
 from bdal.selection import Query
 from bdal.strategy import (
     Health,
     QueryStrategy,
     check_health,
+    check_key,
     check_on_nonfinite,
     check_own_committee,
     draw_targets,
@@ -59,8 +60,8 @@ def active_learning(
 ) -> Iterator[Round]:  # fmt: skip
     """Fit, query, label; until `rounds` queries are made, and a last fit to everything that was bought.
 
-    The generator holds no state beyond the labelled set: whoever iterates logs, plots, saves or stops. The same key
-    gives the same queries, and round r depends only on the key, r and the labelled set.
+    The generator holds no state beyond the labelled set: logging, plots, saving and stopping are the caller's. The same
+    key gives the same queries, and round r depends only on the key, r and the labelled set.
 
     Args:
       key: the whole run's key; round r uses `fold_in(key, r)`.
@@ -101,6 +102,8 @@ def active_learning(
       UserWarning: the last query is smaller because the capacity or the pool leaves no more.
     """
     check_on_nonfinite(on_nonfinite)
+    check_key(key)
+    check_inputs(inputs, "inputs")
     if query_size < 1:
         raise ValueError(f"query_size: expected at least 1, got {query_size}")
     if rounds < 0:
@@ -187,6 +190,8 @@ def ask(
       NonFiniteError: a score that is no number, or, where these are excluded, no score that is one. Nothing is queried.
     """
     check_on_nonfinite(on_nonfinite)
+    check_key(key)
+    check_inputs(inputs, "inputs")
     if pool_size(inputs) == 0:
         return _no_query()
     # as `query_round` would, but a number is static
@@ -225,7 +230,7 @@ def fit_round(key, labelled: LabelledSet, validation: LabelledSet | None, *, fit
 
 
 def check_trained(committee, when: str) -> None:
-    """Warn where a parameter is NaN or infinite: training has diverged, or has changed what is no weight.
+    """Warn if a parameter is NaN or infinite: training diverged, or changed something that is not a weight.
 
     >>> check_trained(None, "round 0")
     """
@@ -234,7 +239,7 @@ def check_trained(committee, when: str) -> None:
     if not bool(_all_finite(committee.params)):
         warnings.warn(
             f"{when}: training ended in NaN or infinite parameters: it diverged (a smaller learning rate), or params "
-            "holds something that is no weight, such as running statistics outside a flax collection",
+            "holds something that is not a weight, such as running statistics outside a flax collection",
             stacklevel=3,
         )
 

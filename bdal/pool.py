@@ -132,11 +132,10 @@ def check_answers(labels, indices, num_classes: int | None = None) -> np.ndarray
 
 
 def check_inputs(inputs, name: str) -> None:
-    """Refuse what is no pytree of arrays of numbers `[N, ...]`.
+    """Raise an error unless `inputs` is a pytree of numeric arrays `[N, ...]`.
 
     Raises:
-      TypeError: lists of numbers, strings, objects that are read like arrays but are none (h5py), other libraries'
-        arrays.
+      TypeError: lists of numbers, strings, array-like objects (h5py), arrays of other libraries.
 
     >>> check_inputs(jnp.zeros((3, 2)), "inputs")
     """
@@ -157,10 +156,15 @@ def check_inputs(inputs, name: str) -> None:
 
 
 def device_dtype(array) -> np.dtype:
-    """The type in which an array comes to the device: native byte order, 64 bits only where JAX has them."""
+    """The dtype of an array on the device: native byte order; 64 bits only with x64 enabled."""
     if isinstance(array, jax.Array):
         return array.dtype
     return jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
+
+
+def to_device(array) -> jax.Array:
+    """A NumPy array on the device, in `device_dtype`; a JAX array as it is."""
+    return array if isinstance(array, jax.Array) else jnp.asarray(array.astype(device_dtype(array), copy=False))
 
 
 def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh | None = None) -> Any:
@@ -243,7 +247,7 @@ _map_device = jax.jit(_map_device_program, static_argnums=(0, 1))
 def _map_host(fn, state, inputs, num_points, chunk_size):
     def rows(leaf, start):
         if isinstance(leaf, np.ndarray):
-            return jnp.asarray(leaf[start : start + chunk_size].astype(device_dtype(leaf), copy=False))
+            return to_device(leaf[start : start + chunk_size])
         return jax.lax.dynamic_slice_in_dim(leaf, start, chunk_size)
 
     chunks = [fn(state, jax.tree.map(partial(rows, start=start), inputs)) for start in _starts(num_points, chunk_size)]
@@ -260,6 +264,6 @@ def _map_sharded(fn, state, inputs, num_points, chunk_size, mesh):
     chunks = []
     for start in range(0, num_points, chunk_size):
         take = np.minimum(np.arange(start, start + chunk_size), num_points - 1)  # the last row fills the last chunk
-        chunk = jax.tree.map(lambda leaf, take=take: jax.device_put(leaf[take], rows), inputs)
+        chunk = jax.tree.map(lambda leaf, take=take: jax.device_put(to_device(leaf[take]), rows), inputs)
         chunks.append(jax.jit(fn)(state, chunk))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:num_points], *chunks)

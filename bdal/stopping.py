@@ -87,7 +87,7 @@ def stabilised(kappas: Sequence[float | None], window: int = 3, threshold: float
     Args:
       kappas: of `agreement` after each round but the first, oldest first.
       window: how many of them are looked at. With fewer, or with a None among them, the answer is no.
-      threshold: in the paper 0.99, and lower for whoever would rather save labels.
+      threshold: in the paper 0.99, and lower to save more labels.
 
     Bloodgood & Vijay-Shanker (2009), "A method for stopping active learning based on stabilizing predictions and the
     need for user-adjustable stopping", CoNLL, §3.

@@ -12,17 +12,8 @@ import pytest
 from flax import linen, nnx
 
 from bdal.acquisition import last_layer_gradient_norms
-from bdal.committee import (
-    Committee,
-    deep_ensemble,
-    from_batched,
-    from_linen,
-    from_nnx,
-    has_convolution,
-    mc_dropout,
-    nnx_init,
-    split_weights,
-)
+from bdal.adapters import from_batched, from_linen, from_nnx, nnx_init
+from bdal.committee import Committee, deep_ensemble, has_convolution, mc_dropout, split_weights
 from bdal.models import CNN, MLP
 from tests.compilations import count_compilations
 

@@ -26,7 +26,8 @@ import pytest
 
 from bdal import acquisition, calibration, datasets, information, selection
 from bdal.acquisition import ACQUISITION_FUNCTIONS
-from bdal.committee import Committee, deep_ensemble, from_batched, mc_dropout
+from bdal.adapters import from_batched
+from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, ConfigError, LabelError, NonFiniteError, SelectorError
 from bdal.experiment import config, progress
 from bdal.experiment.run import run

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bdal"
 ROOMS = [
     "errors",
     "information", "acquisition", "selection", "calibration",
-    "committee", "training", "posteriors", "pool",
+    "committee", "adapters", "training", "posteriors", "pool",
     "testing", "strategy", "stopping", "loop",  # what users can check is also checked when they bring it to a query
     "environment", "models", "datasets", "contrib", "experiment",
     "cli", "__main__",
@@ -29,7 +29,7 @@ LIBRARIES = {
     "training": JAX | {"optax"},
     "posteriors": JAX | {"optax"},
 }
-INSIDE_FUNCTIONS = {"committee": {"flax"}, "selection": {"scipy"}}  # the adapters; hierarchical clusters
+INSIDE_FUNCTIONS = {"adapters": {"flax"}, "selection": {"scipy"}}  # the adapters; hierarchical clusters
 
 
 def module_name(path):
@@ -144,7 +144,7 @@ def test_the_check_sees_an_import_that_goes_up(source, module, is_package, word)
         ("from bdal import acquisition, selection", "bdal.strategy", False),
         ("from bdal.environment import versions", "bdal.experiment.directory", False),
         ("import math\nimport jax.numpy as jnp\nimport numpy", "bdal.selection.fold", False),
-        ("def f():\n    from flax import nnx", "bdal.committee", False),
+        ("def f():\n    from flax import nnx", "bdal.adapters", False),
         ("import matplotlib", "bdal.experiment.figures", False),
     ],
 )

@@ -14,7 +14,8 @@ from flax import nnx
 
 from bdal import acquisition, models, posteriors, selection, training
 from bdal.acquisition import ACQUISITION_FUNCTIONS, bald
-from bdal.committee import deep_ensemble, from_batched, from_nnx, mc_dropout, nnx_init
+from bdal.adapters import from_batched, from_nnx, nnx_init
+from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, NonFiniteError
 from bdal.experiment import config
 from bdal.pool import LabelledSet, extend

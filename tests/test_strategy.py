@@ -17,6 +17,8 @@ from bdal.calibration import fit_temperature
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import NonFiniteError
 from bdal.information import log_mean_exp
+from bdal.loop import active_learning
+from bdal.pool import LabelledSet
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query, score_and_select
 from bdal.strategy.scores import NOT_NEGATIVE, POINTWISE
 from bdal.strategy.table import AUTHORS
@@ -967,6 +969,22 @@ def test_labelled_points_and_targets_without_finite_predictions_are_named_or_lef
         same_query(found, asked(fine, "raise"))
 
 
+@pytest.mark.parametrize("name", ["weighted_coverage", "uncertainty_herding"])
+def test_labelled_points_that_the_score_and_the_cover_both_look_at_are_named(name):
+    def asked(points, on_nonfinite):
+        return query(
+            KEY, make_strategy(name, score="contrastive"), BROKEN, jnp.minimum(POOL, 1), query_size=Q,
+            available=AVAILABLE, labelled_inputs=points, labels=jnp.zeros(len(points), int), on_nonfinite=on_nonfinite,
+        )  # fmt: skip
+
+    fine = jnp.minimum(LABELLED, 1)
+    with pytest.raises(NonFiniteError, match=r"labelled points: expected finite predictions, .* in row 6;"):
+        asked(jnp.concatenate([fine, FAR]), "raise")
+    with pytest.warns(UserWarning, match=r"labelled points: .* in row 6, which this query leaves out"):
+        found = asked(jnp.concatenate([fine, FAR]), "exclude")
+    same_query(found, asked(fine, "raise"))
+
+
 def test_held_out_points_without_finite_predictions_are_named_or_left_out():
     def asked(points, on_nonfinite):
         return query(
@@ -1233,5 +1251,10 @@ def test_pools_of_other_types_are_read_as_they_are_without_a_warning(dtype):
 def test_a_key_that_is_none_is_named(key, found):
     with pytest.raises(TypeError, match=r"key: expected a key such as jax.random.key\(0\).*" + found):
         query(key, make_strategy("bald"), COMMITTEE, POOL, query_size=Q)
+    with pytest.raises(TypeError, match="key: expected a key"):
+        next(active_learning(
+            key, fit=None, strategy=make_strategy("bald"), inputs=POOL, oracle=None, labelled=LabelledSet.empty(5),
+            query_size=Q, rounds=1,
+        ))  # fmt: skip
     with pytest.raises(TypeError, match=r"keys: expected .* got 50; pass jax.random.split"):
         mc_dropout(dropout_apply, {}, 50)

@@ -13,7 +13,7 @@ import pytest
 from flax import linen, nnx
 
 from bdal import training as module
-from bdal.committee import from_linen, from_nnx, nnx_init
+from bdal.adapters import from_linen, from_nnx, nnx_init
 from bdal.errors import LabelError
 from bdal.training import Trained, Training, compile_fit, train
 from tests.compilations import count_compilations

@@ -185,7 +185,7 @@ def _labels(name: str, values: Any, count: int) -> np.ndarray:
 
 
 def _as_numbers(labels, test_labels, class_names, relabel: bool):
-    """Both sets of labels as classes counted from 0, and what these are called."""
+    """Both label arrays as classes from 0, and the class names."""
     known = {what: v for what, v in (("labels", labels), ("test_labels", test_labels)) if v is not None}
     text = {what: values.dtype.kind == "U" for what, values in known.items()}
     if not relabel and not any(text.values()):
@@ -208,7 +208,7 @@ def _as_numbers(labels, test_labels, class_names, relabel: bool):
 
 
 def _warn_of_absent(known: dict[str, np.ndarray], num_classes: int) -> None:
-    """Warn where the largest label makes up classes that no point has."""
+    """Warn about classes below the largest label that no point has."""
     found = {label for values in known.values() for label in np.unique(values).tolist() if label >= 0}
     if found and (absent := num_classes - len(found)):
         first = next(label for label in range(num_classes) if label not in found)

@@ -1,4 +1,4 @@
-"""Whether it is the same data: one digest over all of it."""
+"""The fingerprint of a data set: one SHA-256 over all of it."""
 
 import contextlib
 import hashlib

@@ -73,7 +73,7 @@ class Classes(NamedTuple):
 
 
 def classes_of(folder: str | Path, files: Sequence[Path]) -> Classes:
-    """What the folders of images say: `cat/1.jpg`, or with splits `train/cat/1.jpg` and `test/cat/9.jpg`.
+    """Classes and splits from folder names: `cat/1.jpg`, or with splits `train/cat/1.jpg` and `test/cat/9.jpg`.
 
     The class is the folder that an image, or the folder that it is in, lies in: the first one below the split. The
     splits are `train`, `test`, and `val` or `validation`, which is the test set where there is no `test`, and left out

@@ -195,7 +195,7 @@ def _decode(path: Path, checksum: str) -> np.ndarray:
 
 
 def _seal(name: str, path: Path) -> str:
-    """SHA-256 of which data set it is and of the file."""
+    """SHA-256 of the data set's name and the file's content."""
     digest = hashlib.sha256(f"{name}|".encode())
     with path.open("rb") as file:
         while block := file.read(2**24):

@@ -120,7 +120,7 @@ LIKE = {".tsv": ".csv", ".txt": ".csv", ".hdf5": ".h5", ".hdf": ".h5", ".pth": "
 
 
 def _other_format(path: Path) -> str:
-    """What to do with a file that is there and not read."""
+    """How to convert a file of an unsupported format."""
     suffix = path.suffix.lower()
     way = CONVERSIONS.get(LIKE.get(suffix, suffix), 'numpy.savez("data.npz", inputs=..., labels=...)')
     return (

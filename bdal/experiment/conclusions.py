@@ -1,6 +1,6 @@
 """What may be concluded from an analysis, in tables and in sentences.
 
-A table is a list of heads and a list of lines of text, for whoever prints them.
+A table is a list of heads and a list of lines of text, to be printed as HTML or Markdown.
 """
 
 import math

@@ -21,7 +21,7 @@ metrics; `run.json` has the run's name.
 
 Where people answer, round -1 is a query for the labels to start with, and a round has as many "labelled" events as
 there were parts in which it was answered, with the "source" if that was a file. They may hold several answers for a
-point, and points of earlier rounds: whoever corrects an answer leaves both in the ledger.
+point, and points of earlier rounds: a correction leaves both answers in the ledger.
 
 "evaluated" is by the K members and on the T test points that `evaluation` asks for, in every round. That of the last
 round also has `"final": {"members": ..., "points": ..., "accuracy": ..., "nll": ..., "brier": ..., "ece": ...}`, by all
@@ -95,7 +95,7 @@ def seed_folder(workdir: str | Path, comparison: config.Comparison, strategy: co
 
 
 def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
-    """Whose a ledger is: the run by the name that its `run.json` has, the method and the seed."""
+    """The owner of a ledger: run (its name in `run.json`), method and seed."""
     return {"run": identity_of(workdir).get("run"), "method": method, "seed": seed}
 
 
@@ -103,7 +103,7 @@ def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
 WHICH = ("name", "seeds", "first_seed", "together", "parameters", "comparisons")
 
 _OF_THE_RUN = ("config", "experiment", "data", "chunk_size", "facts")  # the rest of run.json is its environment
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # no fault of whoever chose the directory
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # not the fault of the chosen directory
 
 
 def make(workdir: Path) -> None:
@@ -329,7 +329,7 @@ def seed_runs(workdir: str | Path) -> list[SeedRun]:
 
 
 def _check_no_copies(runs: list[SeedRun]) -> None:
-    """Two seeds of a method never start with the same points; where ledgers do not say whose they are, this does."""
+    """Raise an error if two seeds of a method start with the same points, for ledgers without an owner."""
     found = {}
     for run in runs:
         start = [event.get("indices") for event in run.events if event.get("event") in ("validation", "initial")]

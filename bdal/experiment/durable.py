@@ -44,7 +44,7 @@ _passed: dict[str, int] = {}
 
 @contextmanager
 def guarded(folder: str | Path, check: Callable[[], None]) -> Iterator[None]:
-    """Inside, whatever writes a file below `folder` calls `check` just before, which raises where it must not."""
+    """Inside this context, every write below `folder` calls `check` first, which may raise."""
     folder = Path(folder).absolute()
     _guards[folder] = check
     try:
@@ -54,7 +54,7 @@ def guarded(folder: str | Path, check: Callable[[], None]) -> Iterator[None]:
 
 
 def check_own(path: str | Path) -> None:
-    """Raise what the guard of a folder above `path` raises; where there is none, anybody may write."""
+    """Call the guard of the folders above `path`, if there is one."""
     path = Path(path).absolute()
     for folder, check in list(_guards.items()):
         if path.is_relative_to(folder):

@@ -1,7 +1,7 @@
 """One seed's ledger: its events, and what they say was labelled before a round.
 
-An event is written once. Whoever comes back to a place in the ledger gets the event that is there. The first one says
-whose ledger it is, and the seals of all others depend on it.
+An event is written once: recording it again returns the event that is there. The first event names the run, method and
+seed, and the checksums of all later lines depend on it.
 """
 
 from collections import Counter
@@ -29,13 +29,13 @@ class Sets(NamedTuple):
     abstained: int  # training labels that were asked for and not given
 
 
-PAGE = "page"  # whoever answers there
+PAGE = "page"  # answers given on the labelling page
 GROUND_TRUTH = "ground truth"  # an answer that takes the place of those before it
 
 
 class _Answer(NamedTuple):
     label: int
-    by: str | None  # PAGE, GROUND_TRUTH, or an annotation; None: a row of a file, which is nobody's
+    by: str | None  # PAGE, GROUND_TRUTH, or an annotation; None for a plain row of a file
     made: float | None = None  # when, in seconds, where the file says it
     file: str | None = None
 
@@ -121,7 +121,7 @@ class Ledger:
         return {index: [answer.label for answer in given] for index, given in _answers(self.events, before).items()}
 
     def kept(self) -> dict[int, list[int]]:
-        """The answers that were told of points before they were asked for, in the order they came."""
+        """Answers to points that were not queried yet, in order of arrival."""
         told = _answers(self.events, kinds=("known",))
         return {index: [answer.label for answer in given] for index, given in told.items()}
 
@@ -191,7 +191,7 @@ class Ledger:
         return len(new)
 
     def recall(self, number: int, *, num_classes: int) -> int:
-        """Answer a round's query by what was told before it was asked, as far as that goes; how many answers."""
+        """Answer a round's query from the answers kept earlier. Returns how many there were."""
         wanted, count = set(self.unanswered(number)), 0
         for event in [event for event in self.events if event["event"] == "known"]:
             rows = [row for row, index in enumerate(event["indices"]) if index in wanted]
@@ -249,7 +249,7 @@ class Ledger:
 
 
 def check_owner(path: Path, lines: Sequence[dict[str, Any]], owner: dict[str, Any]) -> None:
-    """Raise `CorruptRunError` if a file has lines, and the first of them says that they are of another owner."""
+    """Raise `CorruptRunError` if the first line of a file names another owner."""
     found = {name: lines[0].get(name) for name in owner} if lines else owner
     if found != owner:
         raise CorruptRunError(
@@ -304,8 +304,8 @@ def _answers(
 
 
 def _of_a_file(given: Sequence[_Answer], known: Sequence[_Answer]) -> list[_Answer]:
-    """What a file says of a point and is not known: annotations that are new or changed, labels that are given more
-    often, and its last word where that is a later one.
+    """The new answers of a file to one point: new or changed annotations, labels given more often, and a later
+    correction.
     """
     words = {answer.by: answer for answer in known if answer.by is not None}
     left = Counter(answer.label for answer in known if answer.by in (None, PAGE))
@@ -324,7 +324,7 @@ def _of_a_file(given: Sequence[_Answer], known: Sequence[_Answer]) -> list[_Answ
 
 
 def _is_later(answer: _Answer, known: Sequence[_Answer]) -> bool:
-    """Whether a label that a point has already is said again after another one."""
+    """Whether an answer goes back to an earlier label."""
     labels = [other.label for other in known if other.label != ABSTAIN]
     own = [other.label for other in known if other.file == answer.file]
     if answer.label == ABSTAIN or answer.by == GROUND_TRUTH:
@@ -343,7 +343,7 @@ def _at_work(given: Sequence[_Answer], known: Sequence[_Answer]) -> list[_Answer
 def settle(answers: Sequence[int], policy: str) -> int:
     """The label that contradicting answers amount to: the last one, or the last of the most frequent.
 
-    A label outweighs an abstention, whoever came later.
+    A label outweighs an abstention, also a later one.
 
     >>> settle([3, 5, 5, 3, 7], "last"), settle([3, 5, 5, 3, 7], "majority"), settle([3, 5, 5, 7], "majority")
     (7, 3, 5)

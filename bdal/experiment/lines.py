@@ -1,4 +1,4 @@
-"""What the lines of a run's files must say: a seal shows that a line is as it was written, not that it makes sense."""
+"""The schema of the lines in a run's files. A checksum shows that a line is unchanged, not that it is valid."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,10 +63,10 @@ SOMETIMES = {"evaluated": MEASURED, "metrics": MEASURED}
 
 
 def check_lines(path: str | Path, lines: Sequence[dict[str, Any]], kind: str | None = None) -> None:
-    """Raise `CorruptRunError` naming file, line and field where a line is none that this package writes.
+    """Raise `CorruptRunError` with file, line and field for a line that this version does not write.
 
-    Lines are events of a ledger unless all are of one `kind`, "metrics" or "warning". Of events of other kinds, and
-    fields of other names, nothing is known.
+    Lines are events of a ledger unless all are of one `kind`, "metrics" or "warning". Events of other
+    kinds and fields of other names are not checked.
     """
     for number, line in enumerate(lines, start=1):
         name = line.get("event") if kind is None else kind

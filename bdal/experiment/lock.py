@@ -27,7 +27,7 @@ class LockedError(RuntimeError):
 
 @contextmanager
 def lock(workdir: str | Path) -> Iterator[None]:
-    """Hold the run directory; whoever asks meanwhile gets a `LockedError` naming process, host and start.
+    """Lock the run directory. Other processes get a `LockedError` with the owner's process, host and start.
 
     The operating system frees the lock of a process that ends, however it ends. `run.lock` says who holds it, and is
     touched every 30 seconds: where hosts share a folder but not their locks, it keeps another host out until it has
@@ -68,7 +68,7 @@ def lock(workdir: str | Path) -> Iterator[None]:
 
 
 def _clear(workdir: Path, token: str) -> None:
-    """Remove what processes that were killed have left in a directory that is ours now: half-written files, doors."""
+    """Remove half-written files and stale browser files of killed processes from a directory that we own."""
     left = [*workdir.glob(".*.tmp"), *workdir.glob("*/*/seed_*/.*.tmp"), *workdir.glob("query/**/.*.tmp")]
     writers = [(path, re.fullmatch(r"\..+\.([0-9]+)\.tmp", path.name)) for path in left]
     left = [path for path, writer in writers if writer and not _another_is_alive(int(writer[1]))]
@@ -84,7 +84,7 @@ def _clear(workdir: Path, token: str) -> None:
 
 
 def _another_is_alive(pid: int) -> bool:
-    """Whether a process of that number is there that is not this one: a report is written by another."""
+    """Whether another process with that id is alive."""
     try:
         os.kill(pid, 0)
     except (OSError, OverflowError) as error:
@@ -158,7 +158,7 @@ def _replace_dead(new: Path, sign: Path) -> None:
     name = str(dead.get("token"))
     claim = sign.with_name(f".run.lock.after.{name if re.fullmatch('[0-9a-f]+', name) else 'another'}")
     if not _put_first(new, claim):
-        other = _read(claim).get("host")  # to take over is a matter of moments: whoever did not end it has died
+        other = _read(claim).get("host")  # a takeover takes moments: one that did not end has died
         if other != socket.gethostname() and _age(claim, new) < HEARTBEAT:
             raise _locked(sign)
         claim.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def restore(folder: str | Path, like: Any, *, previous: bool = False) -> Any:
 
 
 def restore_leaves(folder: str | Path, *, previous: bool = False) -> dict[str, Any]:
-    """What `restore` reads, for whoever has no tree to compare it with: `{path in the tree: leaf}`.
+    """What `restore` reads, without a tree to compare it with: `{path in the tree: leaf}`.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from bdal import calibration, models
-from bdal.committee import Apply, from_nnx, nnx_init
+from bdal.adapters import from_nnx, nnx_init
+from bdal.committee import Apply
 from bdal.errors import ConfigError
 from bdal.information import log_mean_exp
 from bdal.loop import check_trained, fit_round, on_host, query_round

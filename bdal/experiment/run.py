@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,24 +26,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal import contrib, stopping
-from bdal.environment import check_hosts_agree
-from bdal.errors import ConfigError
+from bdal import stopping
 from bdal.experiment import config, directory, durable, figures, parameters, tables
-from bdal.experiment.data import Data, facts, load
-from bdal.experiment.ledger import START, Ledger, Sets, settle
+from bdal.experiment.data import Data, facts
+from bdal.experiment.ledger import START, Ledger, Sets
 from bdal.experiment.lines import check_lines
 from bdal.experiment.lock import lock
-from bdal.experiment.programs import Network, Programs, network_of, programs_of
+from bdal.experiment.prepare import TABLE, Prepared, prepare
+from bdal.experiment.programs import Programs, programs_of
 from bdal.experiment.progress import Progress
 from bdal.experiment.start import check_start, seed_key, start_points
 from bdal.loop import query_limit, step_key
 from bdal.pool import ABSTAIN, check_answers
 from bdal.posteriors.deep_ensemble import prefers_vmap
 from bdal.selection import Query
-from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy
-
-TABLE = STRATEGIES | contrib.STRATEGIES
+from bdal.strategy import QueryStrategy, make_strategy
 
 
 class Method(NamedTuple):
@@ -54,23 +50,6 @@ class Method(NamedTuple):
     named: config.Strategy
     strategy: QueryStrategy
     programs: Programs
-
-
-class Initial(NamedTuple):
-    """The labels to start with, from a file."""
-
-    labels: dict[int, int]  # of pool indices
-    source: dict[str, str]  # the file
-
-
-class Prepared(NamedTuple):
-    """An experiment whose parts are known to fit."""
-
-    experiment: config.Experiment
-    data: Data
-    network: Network
-    oracle: Callable[[np.ndarray], Any] | None  # None: people answer
-    initial: Initial | None = None  # the labels to start with, where a file says them
 
 
 def run(
@@ -110,59 +89,6 @@ def held(workdir: str | Path) -> Iterator[Path]:
     directory.make(workdir)
     with _kept_warnings(workdir), lock(workdir):
         yield workdir
-
-
-def prepare(experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None) -> Prepared:
-    """Load the data and check that the parts fit, before a directory is touched."""
-    _check_strategies(experiment)
-    data = load(experiment)
-    initial = _initial(experiment, data)
-    if initial is not None:
-        experiment = replace(experiment, labels=replace(experiment.labels, initial=len(initial.labels)))
-    network = network_of(experiment, data)
-    check_hosts_agree(f"{config.digest(experiment)} {data.fingerprint}")
-
-    if experiment.labels.oracle == "people":
-        if oracle is not None:
-            raise ConfigError("labels.oracle: expected simulated, for an oracle of one's own, found people")
-        return Prepared(experiment, data, network, None, initial)
-    if experiment.labels.balanced and data.pool_labels is None:
-        raise ConfigError(
-            f"labels.balanced: expected false for {experiment.data.name}, which has no labels, found true"
-        )
-    if oracle is None:
-        if data.pool_labels is None:
-            raise ConfigError(
-                f"labels.oracle: expected people for {experiment.data.name}, which has no labels, found simulated"
-            )
-        oracle = data.pool_labels.__getitem__
-    return Prepared(experiment, data, network, oracle, initial)
-
-
-def _initial(experiment: config.Experiment, data: Data) -> Initial | None:
-    """The labels in `labels.initial_file`; the last of a point's, and abstentions left out."""
-    if experiment.labels.initial_file is None:
-        return None
-    from bdal.experiment.people.answers import read_answers  # its room stands on this one
-
-    path = experiment.labels.initial_file
-    found = read_answers(path, class_names=data.class_names, names=data.source.file_names)
-    given: dict[int, list[int]] = {}
-    for index, label in zip(found.indices.tolist(), found.labels.tolist(), strict=True):
-        given.setdefault(index, []).append(label)
-    labels = {index: settle(answers, experiment.labels.contradictions) for index, answers in given.items()}
-    labels = {index: label for index, label in labels.items() if label != ABSTAIN}
-    if wrong := [index for index in labels if index >= data.num_points]:
-        raise ConfigError(f"labels.initial_file: expected pool points in [0, {data.num_points}), found {wrong[:5]}")
-    if not labels:
-        raise ConfigError(f"labels.initial_file: expected labels in {path}, found none")
-    room = data.num_points - len(labels)
-    if room < experiment.labels.validation_labels:
-        raise ConfigError(
-            f"labels.initial_file: expected {experiment.labels.validation_labels} points beside its own, for "
-            f"validation, found {room}"
-        )
-    return Initial(labels, found.source)
 
 
 def advance(
@@ -211,15 +137,6 @@ def advance(
         summary = tables.write(rows, workdir)
         figures.learning_curves(rows, workdir / "curves", on="validation" if summary.measured else "test")
     return workdir
-
-
-def _check_strategies(experiment):
-    for number, comparison in enumerate(experiment.comparisons):
-        for place, strategy in enumerate(comparison.strategies):
-            try:
-                make_strategy(strategy.name, table=TABLE, **strategy.options)
-            except ValueError as error:
-                raise ConfigError(f"comparisons.{number}.strategies.{place}: {error}") from error
 
 
 def num_queries(experiment: config.Experiment) -> int:
@@ -306,7 +223,7 @@ def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], starts
 
 
 def _waits(prepared: Prepared, ledger: Ledger, number: int) -> bool:
-    """Whether people have answers to give to a query, beyond those that they gave before it was asked."""
+    """Whether a query still needs answers, after those kept earlier are used."""
     if prepared.oracle is not None or not ledger.unanswered(number):
         return False
     ledger.recall(number, num_classes=prepared.data.num_classes)

@@ -20,7 +20,7 @@ def seed_key(experiment: config.Experiment, seed: int) -> jax.Array:
 def start_points(
     experiment: config.Experiment, data: Data, seed: int, given: Sequence[int] = ()
 ) -> dict[str, np.ndarray]:
-    """The pool indices for "validation" and "initial" with which a seed starts; the latter are `given`, if any are."""
+    """The pool indices of a seed's "validation" and "initial" sets. If `given` is not empty, it is the initial set."""
     sizes = experiment.labels
     order_key = jax.random.fold_in(seed_key(experiment, seed), 2**31 - 1)  # rounds use 0, 1, ...
     order = np.asarray(jax.random.permutation(order_key, data.num_points))
@@ -31,7 +31,7 @@ def start_points(
 
 
 def check_start(ledger: Ledger, parts: dict[str, np.ndarray], initial_file: str | None = None) -> None:
-    """Raise an error if a ledger starts with other points than its seed does.
+    """Raise an error if a ledger starts with other points than its seed derives.
 
     Raises:
       ConfigError: where the points come from a file. CorruptRunError: where they come from the seed.

@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader`, which reads YAML 1.1: numbers that YAML 1.2 and people read otherwise are refused."""
+    """`yaml.SafeLoader` (YAML 1.1) that refuses numbers which YAML 1.2 reads differently."""
 
 
 def _plain_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:

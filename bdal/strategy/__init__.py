@@ -1,11 +1,10 @@
 """Query strategies: `query` runs one on a pool, `make_strategy` makes one by its name."""
 
+from bdal.strategy.health import Health, check_health, check_on_nonfinite
 from bdal.strategy.querying import (
-    Health,
     Prefilter,
     QueryStrategy,
-    check_health,
-    check_on_nonfinite,
+    check_key,
     check_own_committee,
     draw_targets,
     fits_one_program,
@@ -23,6 +22,7 @@ __all__ = [
     "Prefilter",
     "QueryStrategy",
     "check_health",
+    "check_key",
     "check_on_nonfinite",
     "check_own_committee",
     "draw_targets",

@@ -7,8 +7,9 @@ import pytest
 
 from bdal.errors import LabelError
 from bdal.experiment.people import server as server_module
+from bdal.experiment.people.exchange import Item, State
 from bdal.experiment.people.questions import picture
-from bdal.experiment.people.server import Item, State, make_server
+from bdal.experiment.people.server import make_server
 from bdal.pool import ABSTAIN
 
 pytestmark = pytest.mark.browser

@@ -152,7 +152,7 @@ def test_a_process_whose_directory_was_moved_ends_with_75_and_writes_nothing(tmp
     assert there == (["validation"] if put == "a run of another" else [])
 
 
-def test_a_directory_that_was_moved_as_a_copy_belongs_to_whoever_took_it_over_there(tmp_path, worker):
+def test_a_moved_copy_belongs_to_the_process_that_took_it_over_there(tmp_path, worker):
     workdir, away = tmp_path / "run", tmp_path / "away"
     workdir.mkdir()
     first = worker(workdir, "one")

@@ -178,7 +178,7 @@ def test_a_single_answer_that_changes_ones_mind_back_is_news(ledger):
     assert tell(ledger, 1, [8, 8, 8, 8], [1, 2, 1, 0], source=export) == 1  # and one more
 
 
-def test_whoever_corrects_at_work_has_one_vote_and_every_file_has_its_own(ledger):
+def test_a_person_who_corrects_has_one_vote_and_every_file_has_its_own(ledger):
     for label in (0, 1, 0):
         tell(ledger, 1, [8], [label])
     assert again(ledger).settled("majority")[8] == 0

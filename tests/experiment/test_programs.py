@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bdal.experiment import config, data
+from bdal.experiment.prepare import TABLE
 from bdal.experiment.programs import network_of, programs_of
-from bdal.experiment.run import TABLE
 from bdal.pool import LabelledSet
 from bdal.strategy import QueryStrategy, make_strategy, top
 

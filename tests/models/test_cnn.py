@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bdal.committee import from_nnx, has_convolution, mc_dropout
+from bdal.adapters import from_nnx
+from bdal.committee import has_convolution, mc_dropout
 from bdal.models import CNN
 
 NET = CNN(10, rngs=nnx.Rngs(0))

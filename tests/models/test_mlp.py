@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bdal.committee import from_nnx, mc_dropout
+from bdal.adapters import from_nnx
+from bdal.committee import mc_dropout
 from bdal.models import MLP
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bdal.committee import Committee, from_nnx, nnx_init
+from bdal.adapters import from_nnx, nnx_init
+from bdal.committee import Committee
 from bdal.models import CNN, MLP
 from bdal.posteriors import fit_mc_dropout
 from bdal.training import Training

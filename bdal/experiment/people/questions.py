@@ -25,9 +25,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from bdal.errors import LabelError
+from bdal.experiment.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers, title
 from bdal.experiment.durable import check_own, write_atomic
-from bdal.experiment.people.answers import ABSTAINS, WIDE_DOLLAR, check_class_names, csv_answers
-from bdal.experiment.people.points import title
 
 SIDE = 160  # pixels: smaller images are written enlarged, by a whole number of times
 INLINE = 4 * 2**20  # bytes: images that come to no more are written into tasks.json
@@ -49,8 +48,9 @@ def write_query(
     image_root: str | None = None,
     run: str | None = None,
 ) -> None:
-    """The open query as files in `folder`; the same query gives the same bytes. Images that
-    the query before wrote are removed; those of somebody else stay, or are moved aside.
+    """The open query as files in `folder`; the same query gives the same bytes.
+
+    Images that the previous query wrote are removed. Other files stay, or are moved aside.
 
     Points are images where `inputs` is `[N, H, W]` or `[N, H, W, 1 or 3]`, or where there are `files`: those are copied
     as they are. Other points have a name only. A `query.csv` with answers in it is never overwritten: it stays if it is
@@ -115,7 +115,7 @@ def write_query(
 
 
 def _written(folder: Path) -> dict[str, str]:
-    """The images that the query before wrote here, with their digests; others are somebody's own."""
+    """The images that the previous query wrote, with their digests. All others belong to the user."""
     try:
         found = dict(json.loads((folder / WRITTEN).read_text(encoding="utf-8")))
         return {name: digest for name, digest in found.items() if re.fullmatch(r"[0-9]+\.[a-z]+", name)}

@@ -12,8 +12,6 @@ nothing from elsewhere: its content security policy forbids it.
     POST /<secret>/stop        {}
 """
 
-import base64
-import hashlib
 import hmac
 import json
 import os
@@ -30,65 +28,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment.interrupt import interruptible
 from bdal.experiment.lock import LockedError
-from bdal.experiment.people.questions import hotkeys
-from bdal.pool import ABSTAIN
+from bdal.experiment.people.exchange import Session, State, as_json, checked, image_type, page
 
 LARGEST = 4096  # bytes of a request's body
 COMING = 10.0  # seconds for a whole request to come in
 MOST = 32  # connections whose request has not come in yet
 REMEMBERED = 1000  # answers, so that one that is sent again is not told again
-
-
-class Item(NamedTuple):
-    """A point of the open query."""
-
-    pool_index: int
-    name: str
-    answer: int | None  # a class, ABSTAIN, or None while there is none
-
-
-class State(NamedTuple):
-    """What the page shows."""
-
-    round: int  # from 1; 0 for the labels to start with, and where no query is open
-    total_rounds: int | None
-    phase: Literal["label", "training", "finished"]
-    items: tuple[Item, ...]  # of the open query, in the order of asking; none while training
-    class_names: tuple[str, ...]
-    history: tuple[tuple[int, float | None], ...]  # (training labels, accuracy), a round each
-    labels_paid: int  # of the budget: answers, those for validation and "cannot tell" among them
-    budget: int
-    training_labels: int  # labels among these to train on: neither for validation nor "cannot tell"
-    message: str = ""
-
-
-class Session(Protocol):
-    """What is labelled. The server calls one method at a time, from its own threads.
-
-    A session that also has `advance() -> None` is trained by `serve`: it calls it in its own thread whenever the phase
-    is "training", while the page goes on asking for the state. Without it, the session trains in a thread of its own.
-    """
-
-    def state(self) -> State:
-        """Where it stands; also while training, so without waiting for it."""
-        ...
-
-    def image(self, pool_index: int) -> bytes | None:
-        """A PNG, JPEG, GIF, WebP or BMP file, or None where the point is no image.
-
-        Raises `OSError` where it cannot be read and `ValueError` where it is no image: then the page says so, and lets
-        people answer that they cannot tell.
-        """
-        ...
-
-    def tell(self, pool_index: int, label: int) -> None:
-        """Keep an answer, a class or ABSTAIN: on disk when this returns. Raises `LabelError` to refuse it."""
-        ...
 
 
 class LabelServer(ThreadingHTTPServer):
@@ -104,7 +54,7 @@ class LabelServer(ThreadingHTTPServer):
         self.secret = secrets.token_urlsafe(24)
         self.hosts = {f"{host}:{self.server_port}" for host in ("127.0.0.1", "localhost")}
         self.url = f"http://127.0.0.1:{self.server_port}/{self.secret}/"
-        self.page, self.policy = _page()
+        self.page, self.policy = page()
         self.stopping = threading.Event()
         self.lock = threading.Lock()  # one call of the session at a time
         self.told: OrderedDict[str, None] = OrderedDict()  # ids of the answers that are kept
@@ -113,14 +63,14 @@ class LabelServer(ThreadingHTTPServer):
         self.coming: OrderedDict[socket.socket, float] = OrderedDict()  # connections without their request, since when
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Take a connection; where there are too many, the one that has been silent for longest is closed for it."""
+        """Accept a connection. If there are too many, close the one that has been silent longest."""
         self.coming[request] = time.monotonic()
         if len(self.coming) > MOST:
             self._hang_up(next(iter(self.coming)))
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Close connections whose request has not come in, however slowly it comes."""
+        """Close connections whose request is not complete in time."""
         late = time.monotonic() - COMING
         for connection, since in list(self.coming.items()):
             if since < late:
@@ -151,7 +101,7 @@ class LabelServer(ThreadingHTTPServer):
             if self.stopping.is_set():
                 raise OSError("bdal label has been stopped")
             state = self.session.state()
-            identity, pool_index, label = _checked(answer, state)
+            identity, pool_index, label = checked(answer, state)
             if identity in self.told:
                 return
             if pool_index not in {item.pool_index for item in state.items}:
@@ -354,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(415, str(problem))
         elif content is None:
             self._send(204, "text/plain", b"")
-        elif (kind := _image_type(content)) is None:
+        elif (kind := image_type(content)) is None:
             self._refuse(415, f"{names[pool_index]}: expected a PNG, JPEG, GIF, WebP or BMP file, found something else")
         else:
             self._send(200, kind, content, cache="private, max-age=3600")
@@ -404,56 +354,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the address holds the secret."""
-
-
-def as_json(state: State) -> dict[str, Any]:
-    """The state as the page reads it: an abstention is "abstain", and each class has its key."""
-    return {
-        **state._asdict(),
-        "items": [
-            {**item._asdict(), "answer": "abstain" if item.answer == ABSTAIN else item.answer} for item in state.items
-        ],
-        "keys": hotkeys(state.class_names),
-    }
-
-
-def _checked(answer: Any, state: State) -> tuple[str, int, int]:
-    """An answer's id, pool index and label, or a LabelError that says what was expected."""
-    identity, pool_index, label = (answer.get(name) for name in ("id", "pool_index", "label"))
-    if not isinstance(identity, str) or not 1 <= len(identity) <= 100:
-        raise LabelError(f"id: expected text, got {identity!r:.80}")
-    if type(pool_index) is not int:
-        raise LabelError(f"pool_index: expected the number of a pool point, got {pool_index!r:.80}")
-    label = ABSTAIN if label == "abstain" else label
-    if type(label) is not int or (label != ABSTAIN and not 0 <= label < len(state.class_names)):
-        raise LabelError(f'label: expected 0 .. {len(state.class_names) - 1} or "abstain", got {label!r:.80}')
-    return identity, pool_index, label
-
-
-def _image_type(content: bytes) -> str | None:
-    """The type of an image by its first bytes, of those that are shown; what can hold a script is not among them."""
-    starts = {
-        b"\x89PNG\r\n\x1a\n": "png",
-        b"\xff\xd8\xff": "jpeg",
-        b"GIF87a": "gif",
-        b"GIF89a": "gif",
-        b"BM": "bmp",
-    }
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    return next((f"image/{kind}" for start, kind in starts.items() if content.startswith(start)), None)
-
-
-def _page() -> tuple[bytes, str]:
-    """`page.html` and the content security policy that lets its own script and style run and nothing else."""
-    page = Path(__file__).with_name("page.html").read_bytes()
-
-    def digest(tag: str) -> str:
-        found = re.search(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-        assert found is not None
-        return base64.b64encode(hashlib.sha256(found[1]).digest()).decode()
-
-    return page, (
-        f"default-src 'none'; script-src 'sha256-{digest('script')}'; style-src 'sha256-{digest('style')}'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from bdal.errors import LabelError
 from bdal.experiment import directory
+from bdal.experiment.answers import title
 from bdal.experiment.ledger import START
-from bdal.experiment.people.points import title
+from bdal.experiment.people.exchange import Item, State
 from bdal.experiment.people.questions import gray_span, picture
-from bdal.experiment.people.server import Item, State, serve
+from bdal.experiment.people.server import serve
 from bdal.experiment.people.task import Task, held_task, load_task, open_round
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
 from bdal.experiment import config, directory
+from bdal.experiment.answers import read_answers
 from bdal.experiment.ledger import START, Ledger
-from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import write_query
+from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.progress import Progress, short
-from bdal.experiment.run import Prepared, advance, held, prepare
+from bdal.experiment.run import advance, held
 
 
 class Task(NamedTuple):

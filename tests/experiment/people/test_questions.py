@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bdal.experiment.answers import read_answers
 from bdal.experiment.people import questions
-from bdal.experiment.people.answers import read_answers
 from bdal.experiment.people.questions import hotkeys, label_config, picture, write_query
 
 NAMES = ["cat", "dog", "bird"]

@@ -26,8 +26,9 @@ from bdal.errors import ConfigError, LabelError
 from bdal.experiment import config
 from bdal.experiment.lock import LockedError
 from bdal.experiment.people import server
+from bdal.experiment.people.exchange import Item, State
 from bdal.experiment.people.questions import picture
-from bdal.experiment.people.server import Item, State, make_server, serve
+from bdal.experiment.people.server import make_server, serve
 from bdal.pool import ABSTAIN
 
 IMAGES = np.random.default_rng(0).random((20, 4, 4))
@@ -617,7 +618,7 @@ def test_a_browser_is_opened_where_there_is_a_display(session, monkeypatch, tmp_
     url = served.lines[0].removeprefix("Label at ")
     assert f'content="0; url={url}"' in content
     assert address.startswith("file:///")
-    assert url.split("/")[3] not in address  # which whoever is on this machine can read
+    assert url.split("/")[3] not in address  # which others on this machine can read
     assert (mode & 0o777, folder_mode & 0o777, file.parents[1]) == (0o600, 0o700, tmp_path / "a b")
     assert served.post("stop", {}) == 200
     assert served.ended()

@@ -491,7 +491,7 @@ def interrupted(monkeypatch, module, name, number):
 
 
 @pytest.mark.parametrize(("module", "name"), [(durable, "append"), (questions, "write_atomic")])
-def test_whoever_repeats_a_command_that_was_cut_short_gets_the_same_run(
+def test_a_command_that_was_cut_short_and_repeated_gives_the_same_run(
     reference, experiment, tmp_path, monkeypatch, module, name
 ):
     whole, files = reference

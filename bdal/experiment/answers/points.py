@@ -1,4 +1,4 @@
-"""Which pool point a row of answers is about: its number, or its file by as much of its path as tells it apart."""
+"""The pool point of a row of answers: by its number, or by a unique ending of its file's path."""
 
 import difflib
 import re
@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from bdal.errors import LabelError
-from bdal.experiment.people.formats import POINT, pool_index, short
+from bdal.experiment.answers.formats import POINT, pool_index, short
 
 
 def title(index: int, names: Sequence[Any] | None) -> str:
-    """What people read a pool point is called, in one line of text that every encoding of the files can hold."""
+    """The display name of a pool point: one line that every file encoding can hold."""
     text = f"pool point {index}" if names is None else str(names[index]).encode("utf-8", "backslashreplace").decode()
     return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
 
@@ -70,7 +70,7 @@ class Points:
         )
 
     def _check(self, index: int, given: dict[str, str], where: str) -> None:
-        """Raise `LabelError` where an image or a name is another point's."""
+        """Raise `LabelError` if an image or a name belongs to another point."""
         for key in sorted(given, key=lambda key: key != "image"):
             text, found = given[key], self._matches(key, given[key])
             number = _IMAGE.search(text) if key == "image" else None
@@ -88,7 +88,7 @@ class Points:
             )
 
     def _matches(self, key: str, text: str) -> list[int]:
-        """The points that a text may mean."""
+        """The points that match a name."""
         found = []
         for form in _forms(text):
             if found := self._by_path(form):

@@ -14,8 +14,7 @@ import pytest
 
 from bdal.errors import LabelError
 from bdal.experiment import durable
-from bdal.experiment.people import formats
-from bdal.experiment.people.answers import read_answers
+from bdal.experiment.answers import formats, read_answers
 from bdal.experiment.people.questions import label_config
 from bdal.pool import ABSTAIN
 from tests.experiment.people.test_questions import DIGITS, NAMES, NASTY, asked, pool

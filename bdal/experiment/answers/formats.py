@@ -44,7 +44,7 @@ class Record(NamedTuple):
 
 
 def records(content: bytes, name: str) -> list[Record]:
-    """What a file of answers says; raises `LabelError`, naming file and row, if it is none."""
+    """The records in a file of answers. Raises `LabelError` with file and row if it cannot be read."""
     text = decoded(content, name)
     if name.lower().endswith((".json", ".jsonl", ".ndjson")) or text.lstrip()[:1] in ("[", "{"):
         return _from_json(text, name)
@@ -103,7 +103,7 @@ def csv_rows(text: str, name: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def pool_index(value: Any, where: str) -> int:
-    """The number of a pool point as files write it."""
+    """A pool index as written in a file."""
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     number = whole(text) if isinstance(text, str) else None
     if number is None or not 0 <= number < 2**31:
@@ -112,18 +112,18 @@ def pool_index(value: Any, where: str) -> int:
 
 
 def whole(text: str) -> int | None:
-    """The whole number that a text is, 3 and 3.0 alike; None if it is none."""
+    """The integer in a text (3 and 3.0 alike), or None."""
     found = re.fullmatch(r"([+-]?[0-9]{1,12})(\.0*)?", text.strip())
     return int(found[1]) if found else None
 
 
 def label_of(fields: dict[str, Any]) -> Any:
-    """What a row or task names as its class; nothing if there is none."""
+    """The class in a row or task; empty if there is none."""
     return next((fields[key] for key in LABEL if not _empty(fields.get(key))), "")
 
 
 def short(value: Any) -> str:
-    """A value in a message."""
+    """A value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -186,7 +186,7 @@ def _parsed(text: str) -> Any:
 
 
 def _keys(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields by their names in small letters; of two that are one then, the first that is filled."""
+    """Fields with lower-case names; of two with the same name, the first that is filled."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if _empty(found.get(_key(name))):
@@ -220,7 +220,7 @@ def _annotations(task: dict[str, Any], where: str) -> list[Record]:
 
 
 def _is_rejected(annotation: dict[str, Any]) -> bool:
-    """Whether the last review of an annotation says so."""
+    """Whether the last review rejected the annotation."""
     reviews = annotation.get("reviews")
     reviews = [each for each in reviews if isinstance(each, dict)] if isinstance(reviews, list) else []
     if not reviews:
@@ -256,7 +256,7 @@ def _chosen(result: dict[str, Any]) -> list[Any] | None:
 
 
 def _made(fields: dict[str, Any], number: Any, where: str) -> tuple[tuple[float, int], str | None]:
-    """What orders the answers to one point, when they were made last and their number; and which annotation it is."""
+    """The sort key of an answer (last change, number), and its annotation."""
     keys = ("created_at", "updated_at", "_timestamp")
     created, *updated = (_time(fields.get(key), key, where) for key in keys)
     count = int(number) if isinstance(number, int) or str(number or "").isdecimal() else 0

@@ -1,8 +1,8 @@
-"""Answers come in: from the CSV of a query that somebody filled in, a spreadsheet, or an export of Label Studio.
+"""Reads answers from a filled-in query CSV, a spreadsheet, or a Label Studio export.
 
-An answer is a class name; "abstain" and "?" say that it cannot be told; nothing at all is no answer yet. What is
-neither is refused with the file, the row and what was expected. A number is a class name or nothing: whether 1 means
-the first class, whose key on the page it is, or the second, as arrays count, only its writer knows.
+An answer is a class name. "abstain" and "?" mean "cannot tell"; an empty cell is no answer yet. Anything else is an
+error with file, row and what was expected. A number counts only if it is a class name: 1 could mean the first class
+(its key on the page) or the second (counted from 0).
 """
 
 import difflib
@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bdal.errors import LabelError
+from bdal.experiment.answers import formats
+from bdal.experiment.answers.formats import LABEL, POINT, REJECTED, SKIPPED, Record, pool_index, short, whole
+from bdal.experiment.answers.points import Points
 from bdal.experiment.config import ABSTAINS
 from bdal.experiment.ledger import GROUND_TRUTH
-from bdal.experiment.people import formats
-from bdal.experiment.people.formats import LABEL, POINT, REJECTED, SKIPPED, Record, pool_index, short, whole
-from bdal.experiment.people.points import Points
 from bdal.pool import ABSTAIN
 
 NO_CLASS = {*POINT, *LABEL, "run", "round", "id", "annotator", "annotation_id", "lead_time"}  # fields of other meaning
@@ -35,7 +35,7 @@ class Answers(NamedTuple):
     indices: np.ndarray  # [A] int64 pool indices
     labels: np.ndarray  # [A] int32 classes, ABSTAIN where it cannot be told
     source: dict[str, str]  # {"file": its name, "sha256": of its bytes}
-    by: list[str | None]  # [A] the annotation that it is; None for a row that is nobody's
+    by: list[str | None]  # [A] the annotation; None for a plain row
     made: list[float | None]  # [A] when it was made last, in seconds
 
 
@@ -127,7 +127,7 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def csv_answers(content: bytes, name: str) -> list[tuple[int, str]]:
-    """(pool index, label as it is written) of each row of a query's CSV; raises `LabelError` if it is none."""
+    """(pool index, label as written) of each row of a query CSV. Raises `LabelError` if it cannot be read."""
     rows = formats.csv_rows(formats.decoded(content, name), name)
     return [(pool_index(row.get("pool_index"), where), formats.label_of(row)) for where, row in rows]
 
@@ -139,7 +139,7 @@ class _Answer(NamedTuple):
 
 
 def _repeats(answer: _Answer, before: _Answer) -> bool:
-    """The same row again, not the same answer of somebody else."""
+    """Whether a row repeats the one before."""
     (index, label, one), (other, was, two) = answer, before
     return (index, label, one.annotation) == (other, was, two.annotation)
 
@@ -158,7 +158,7 @@ def _read(path: Path) -> bytes:
 
 
 def _classed(record: Record, class_names: tuple[str, ...]) -> int | None:
-    """The class of an answer, or ABSTAIN; None if there is none yet."""
+    """The class of an answer, ABSTAIN, or None for no answer yet."""
     label = record.label
     if record.status:
         return ABSTAIN if record.status == SKIPPED else None
@@ -188,7 +188,7 @@ def _class_of(text: str, class_names: tuple[str, ...]) -> int | None:
 
 
 def _refuse_silence(found: list[Record], class_names: tuple[str, ...], name: str) -> None:
-    """A file without answers whose classes stand where nobody looks for them is no file without answers."""
+    """Raise `LabelError` if a file without answers has class names in an unknown column."""
     for record in found:
         for key, value in record.fields.items():
             text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
