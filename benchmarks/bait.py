@@ -26,7 +26,7 @@ import numpy as np
 from flax import nnx
 
 from bdal import datasets, models
-from bdal.committee import from_nnx, nnx_init
+from bdal.adapters import from_nnx, nnx_init
 from bdal.information import log_mean_exp
 from bdal.posteriors import fit_mc_dropout
 from bdal.selection import bait, bait_one_vector, gradient_features

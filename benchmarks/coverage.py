@@ -4,6 +4,7 @@ Usage, from the repository's root, with BDAL_DATA_DIR the folder that holds `fas
 `pneumoniamnist/`:
 
     python benchmarks/coverage.py [--tasks optdigits wdbc] [--seeds 10] [--workdir benchmarks/results/coverage]
+                                  [--strategies random '{name: prob_cover, rule: paper}']
     python benchmarks/coverage.py --report [--workdir benchmarks/results/coverage]
 
 Each task is a run directory as `bdal run` writes it, and goes on where it was stopped. At the end, or with `--report`
@@ -17,6 +18,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from bdal.experiment import config, run
 from bdal.experiment.directory import results
@@ -60,10 +62,11 @@ TASKS = {
 }
 
 
-def experiment(task: str, seeds: int) -> config.Experiment:
+def experiment(task: str, seeds: int, strategies: list | None) -> config.Experiment:
     """The experiment of a task: MC dropout with 20 members."""
     tree = {**MLP, **TASKS[task]}
-    strategies = tree.pop("strategies", STRATEGIES)
+    own = tree.pop("strategies", STRATEGIES)
+    strategies = own if strategies is None else strategies
     comparisons = [{"posterior": "mc_dropout", "members": 20, "strategies": strategies}]
     return config.typed({"name": task, "seeds": seeds, **tree, "comparisons": comparisons}, task)
 
@@ -153,6 +156,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workdir", type=Path, default=Path("benchmarks/results/coverage"))
     parser.add_argument("--scratch", type=Path, default=Path("runs/data"), help="where the two .npz files are written")
+    parser.add_argument("--strategies", nargs="+", type=yaml.safe_load, help="in the place of the study's, as YAML")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
     workdir = args.workdir.resolve()
@@ -163,7 +167,9 @@ def main() -> None:
         write_data(source, args.scratch)
         os.chdir(args.scratch)  # so that a run directory holds names of files, and no folder of this machine
         for task in args.tasks:
-            run.run(experiment(task, args.seeds), workdir / task)
+            run.run(experiment(task, args.seeds, args.strategies), workdir / task)
+    if args.strategies is not None:
+        return
     done = [task for task in TASKS if (workdir / task / "table.md").exists()]  # written at the end of a run
     text = summary(workdir, done)
     (workdir / "summary.md").write_text(text)

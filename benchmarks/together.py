@@ -30,8 +30,8 @@ import jax
 import numpy as np
 
 from bdal.experiment import config, data
+from bdal.experiment.prepare import TABLE
 from bdal.experiment.programs import network_of, programs_of
-from bdal.experiment.run import TABLE
 from bdal.pool import LabelledSet
 from bdal.strategy import make_strategy
 
