@@ -5,7 +5,7 @@ in. `apply` is written for *one* input, and `vmap` over the pool leaves the memb
 draws from it (a dropout mask, weights of a variational posterior) is drawn once for the whole pool, for any model. So
 joint quantities are defined, and no score depends on chunking, order or sharding.
 
-Axis letters: K members, B points, C classes, D features.
+Axis letters: K members, N points, B points of a chunk, C classes, D features.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 
-from bdal.errors import SUM_TOLERANCE
+from bdal.errors import SUM_TOLERANCE, is_concrete
+from bdal.pool import map_pool
 
 Apply = Callable[..., Any]  # (params, key or None, x) -> logits [C] or (logits [C], features [D])
 
@@ -26,7 +27,7 @@ Apply = Callable[..., Any]  # (params, key or None, x) -> logits [C] or (logits 
 @partial(register_dataclass, data_fields=["params", "keys"], meta_fields=["apply", "stacked"])
 @dataclass(frozen=True)
 class Committee:
-    """K members: a pytree that passes through `jit`, `vmap` and `lax.map`; its methods take a batch of inputs.
+    """K members: a pytree that passes through `jit`, `vmap` and `lax.map`; its methods take inputs `[N, ...]`.
 
     Build one with `mc_dropout`, `deep_ensemble`, or a `Fit` of `bdal.posteriors`.
 
@@ -65,34 +66,25 @@ class Committee:
 
         return self._members(member, inputs)
 
-    def log_probs(self, inputs) -> jax.Array:
-        """Log-probabilities of every member, `[B, K, C]`, in nats."""
-        return self.predict(inputs)[0]
+    def log_probs(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
+        """Log-probabilities of every member, `[N, K, C]`, in nats; of a pool or any other `[N, ...]`, in chunks.
 
-    def features(self, inputs) -> jax.Array:
-        """Features of every member, `[B, K, D]`. ValueError if `apply` returns logits only."""
-        features = self.predict(inputs)[1]
-        if features is None:
-            raise ValueError(
-                "features: expected an apply that returns (logits [C], features [D]), got logits only; "
-                "return the activations of the last hidden layer beside the logits"
-            )
-        return features
-
-    def embedding(self, inputs) -> jax.Array:
-        """One vector a point, for diversity: `[B, D]`.
-
-        Members that share their parameters: the features of the network without noise (`key=None`), `[B, D]`.
-        Members with parameters of their own live in spaces that cannot be averaged: their features side by side over
-        √K, `[B, K·D]`, so that an inner product is the mean of the members' inner products.
+        As `bdal.map_pool`, which also shards: NumPy inputs stay on the host and are sent a chunk at a time.
         """
-        if self.stacked:
-            features = self.features(inputs)
-            num_points, num_members, width = features.shape  # [B, K, D]
-            return features.reshape(num_points, num_members * width) / jnp.sqrt(num_members)
-        return replace(
-            self, params=jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], self.params), keys=None, stacked=True
-        ).embedding(inputs)
+        return _in_chunks(_log_probs, self, inputs, chunk_size)
+
+    def features(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
+        """Features of every member, `[N, K, D]`, in chunks. ValueError if `apply` returns logits only."""
+        return _in_chunks(_features, self, inputs, chunk_size)
+
+    def embedding(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
+        """One vector a point, for diversity: `[N, D]`, in chunks.
+
+        Members that share their parameters: the features of the network without noise (`key=None`), `[N, D]`.
+        Members with parameters of their own live in spaces that cannot be averaged: their features side by side over
+        √K, `[N, K·D]`, so that an inner product is the mean of the members' inner products.
+        """
+        return _in_chunks(_embedding, self, inputs, chunk_size)
 
     @jax.jit
     def symptoms(self, inputs) -> tuple[jax.Array, jax.Array]:
@@ -160,6 +152,36 @@ class Committee:
         shape = partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], leaf.dtype))
         params = shape(self.params) if self.stacked else jax.tree.map(_spec, self.params)
         return has_convolution(self.apply, params, None if self.keys is None else shape(self.keys), shape(inputs))
+
+
+def _in_chunks(method: Callable, committee: Committee, inputs, chunk_size: int):
+    """`method(committee, inputs)`: by chunks outside a trace; within one, its caller has chunked."""
+    if is_concrete(committee, inputs):
+        return map_pool(method, committee, inputs, chunk_size=chunk_size)
+    return method(committee, inputs)
+
+
+def _log_probs(committee: Committee, inputs) -> jax.Array:
+    return committee.predict(inputs)[0]
+
+
+def _features(committee: Committee, inputs) -> jax.Array:
+    features = committee.predict(inputs)[1]
+    if features is None:
+        raise ValueError(
+            "features: expected an apply that returns (logits [C], features [D]), got logits only; "
+            "return the activations of the last hidden layer beside the logits"
+        )
+    return features
+
+
+def _embedding(committee: Committee, inputs) -> jax.Array:
+    if committee.stacked:
+        features = _features(committee, inputs)
+        num_points, num_members, width = features.shape  # [B, K, D]
+        return features.reshape(num_points, num_members * width) / jnp.sqrt(num_members)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], committee.params)
+    return _embedding(replace(committee, params=params, keys=None, stacked=True), inputs)
 
 
 def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:

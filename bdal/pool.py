@@ -167,6 +167,20 @@ def to_device(array) -> jax.Array:
     return array if isinstance(array, jax.Array) else jnp.asarray(array.astype(device_dtype(array), copy=False))
 
 
+def is_bytes(inputs) -> bool:
+    """Whether they are images of unsigned bytes, `[N, H, W]` or `[N, H, W, C]`: by dtype and rank, never by range."""
+    return inputs.dtype == np.uint8 and inputs.ndim in (3, 4)
+
+
+def unit(inputs):
+    """Images of unsigned bytes, `[N, H, W]` or `[N, H, W, C]`, as float32 in [0, 1]; all other inputs as they are.
+
+    >>> unit(jnp.full((1, 2, 2), 255, jnp.uint8)).tolist(), unit(jnp.full((1, 2), 255, jnp.uint8)).tolist()
+    ([[[1.0, 1.0], [1.0, 1.0]]], [[255, 255]])
+    """
+    return inputs.astype(np.float32) / np.float32(255) if is_bytes(inputs) else inputs
+
+
 def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh | None = None) -> Any:
     """`fn(state, chunk)` over the whole pool, a chunk at a time: a pytree of `[N, ...]` arrays.
 

@@ -96,7 +96,7 @@ print(f"test accuracy with 100 labels: {(model(data.test_inputs)[0].argmax(-1) =
 apply, params = bdal.from_nnx(model)
 committee = bdal.mc_dropout(apply, params, jax.random.split(jax.random.key(0), 50))
 
-log_probs = bdal.map_pool(bdal.Committee.log_probs, committee, pool)
+log_probs = committee.log_probs(pool)
 print("log_probs [N, K, C]:", log_probs.shape)
 
 scores = {
@@ -175,8 +175,8 @@ noise = np.random.default_rng(0).normal(0, 0.02, (4 * len(pool), *pool.shape[1:]
 repeated = np.repeat(pool, 4, axis=0) + noise  # point i shows digit i // 4
 rule = {"available": np.repeat(~labelled, 4), "query_size": 10}
 
-repeated_log_probs = bdal.map_pool(bdal.Committee.log_probs, committee, repeated)
-embeddings = bdal.map_pool(bdal.Committee.embedding, committee, repeated)  # [N, D]
+repeated_log_probs = committee.log_probs(repeated)
+embeddings = committee.embedding(repeated)  # [N, D]
 bald = bdal.bald(repeated_log_probs)
 
 batches = {

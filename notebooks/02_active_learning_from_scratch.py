@@ -98,7 +98,7 @@ def start(seed, training_labels=20, validation_labels=20, capacity=100):
 
 def mean_prediction(committee):
     """The members' mean on the test set, [T, C]."""
-    log_probs = bdal.map_pool(bdal.Committee.log_probs, committee, test_inputs, chunk_size=512)
+    log_probs = committee.log_probs(test_inputs, chunk_size=512)
     return jnp.exp(log_probs).mean(1)
 
 

@@ -15,6 +15,7 @@ from bdal.acquisition import last_layer_gradient_norms
 from bdal.adapters import from_batched, from_linen, from_nnx, nnx_init
 from bdal.committee import Committee, deep_ensemble, has_convolution, mc_dropout, split_weights
 from bdal.models import CNN, MLP
+from bdal.pool import map_pool
 from tests.compilations import count_compilations
 
 K, B, C, D = 3, 5, 3, 8
@@ -229,6 +230,25 @@ def test_scoring_again_compiles_nothing():
 
 
 # -- types ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["log_probs", "features", "embedding"])
+@pytest.mark.parametrize("where", [np.asarray, jnp.asarray])
+def test_a_pool_is_read_in_chunks(method, where):
+    committee = mc_dropout(network, PARAMS, KEYS)
+    read = getattr(committee, method)
+    pool = where(np.random.default_rng(0).standard_normal((50, 4), np.float32))
+    chunks = [pool[0:16], pool[16:32], pool[32:48], pool[48:50]]
+    for _ in range(2):
+        with count_compilations() as compilations:
+            found = jax.block_until_ready(read(pool, chunk_size=16))
+    assert not compilations
+    close(found, jnp.concatenate([jax.jit(getattr(Committee, method))(committee, chunk) for chunk in chunks]))
+    same_bits(found, map_pool(getattr(Committee, method), committee, pool, chunk_size=16))
+    with pytest.raises(TypeError, match="inputs: expected JAX or NumPy arrays"):
+        read(pool.tolist())
+    with pytest.raises(ValueError, match="chunk_size: expected at least 1"):
+        read(pool, chunk_size=0)
 
 
 def test_half_precision_logits_become_float32_log_probs():

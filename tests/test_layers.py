@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "bdal"
 ROOMS = [
     "errors",
     "information", "acquisition", "selection", "calibration",
-    "committee", "adapters", "training", "posteriors", "pool",
+    "pool", "committee", "adapters", "training", "posteriors",
     "testing", "strategy", "stopping", "loop",  # what users can check is also checked when they bring it to a query
     "environment", "models", "datasets", "contrib", "experiment",
     "cli", "__main__",

@@ -15,7 +15,7 @@ import pytest
 from bdal import acquisition, contrib, selection
 from bdal.calibration import fit_temperature
 from bdal.committee import deep_ensemble, mc_dropout
-from bdal.errors import NonFiniteError
+from bdal.errors import LabelError, NonFiniteError
 from bdal.information import log_mean_exp
 from bdal.loop import active_learning
 from bdal.pool import LabelledSet
@@ -983,6 +983,16 @@ def test_labelled_points_that_the_score_and_the_cover_both_look_at_are_named(nam
     with pytest.warns(UserWarning, match=r"labelled points: .* in row 6, which this query leaves out"):
         found = asked(jnp.concatenate([fine, FAR]), "exclude")
     same_query(found, asked(fine, "raise"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, LABELS[:-1], LABELS.astype(float), np.asarray(LABELS, np.int64) + 2**32, LABELS - 1]
+)
+def test_labels_that_are_none_are_refused_before_any_cast(wrong):
+    known = {"labelled_inputs": LABELLED, "labels": LABELS}
+    for changed, name in ((known | {"labels": wrong}, "labels"), (known | {"held_out": (LABELLED, wrong)}, "held_out")):
+        with pytest.raises(LabelError, match=rf"^{name}.*: expected .*class.* got"):
+            query(KEY, make_strategy("uncertainty_herding"), COMMITTEE, POOL, query_size=Q, **changed)
 
 
 def test_held_out_points_without_finite_predictions_are_named_or_left_out():

@@ -70,14 +70,14 @@ def forgetting_events(log_probs: jax.Array, labels: jax.Array | None = None) -> 
 
 
 def _check_labels(labels, shape: tuple[int, ...]) -> jax.Array:
-    labels = jnp.asarray(labels)
+    given, labels = labels, jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape[:-2]:
         raise LabelError(
             f"labels must be integers of shape {shape[:-2]}, one for each point of log_probs {shape}, "
             f"got dtype {labels.dtype} and shape {labels.shape}"
         )
     if is_concrete(labels) and labels.size:
-        values = np.asarray(labels)
+        values = np.asarray(given)  # before the cast to 32 bits
         if values.min() < 0 or values.max() >= shape[-1]:
             raise LabelError(f"labels must be between 0 and {shape[-1] - 1}, got {values.min()} to {values.max()}")
     return labels

@@ -77,7 +77,7 @@ def check_labels_of(predictions, labels, name: str) -> jax.Array:
             "labels must be integers [..., N], got text; pass the column of each class, "
             "np.unique(labels, return_inverse=True)[1] where the columns are the classes in the order of their names"
         )
-    labels = jnp.asarray(labels)
+    given, labels = labels, jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise LabelError(f"labels must be integers [..., N], got dtype {labels.dtype}")
     shape = predictions.shape
@@ -96,7 +96,7 @@ def check_labels_of(predictions, labels, name: str) -> jax.Array:
     if 0 in shape[-2:]:
         raise ValueError(f"{name} must hold at least one point and one class, [..., N, C], got {shape}")
     if is_concrete(labels):
-        values = np.asarray(labels)
+        values = np.asarray(given)  # before the cast to 32 bits, in which large ones become others
         wrong = (values < 0) | (values >= shape[-1])
         if wrong.any():
             first = tuple(np.argwhere(wrong)[0].tolist())

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.errors import LabelError, NonFiniteError
+from bdal.pool import is_bytes, unit
 
+FEW_CLASSES = 1000  # that labels may make, however few they are
 KEYS = ("inputs", "labels", "test_inputs", "test_labels")
 
 
@@ -18,10 +20,11 @@ class Dataset(NamedTuple):
     """A pool and a test set, on the host. Row i of `inputs` is pool index i for good.
 
     Attributes:
-      inputs: `[N, ...]` float32.
+      inputs: `[N, ...]` float32; images in bytes that are a memory map stay uint8, `bdal.pool.unit` brings them to
+        [0, 1].
       labels: `[N]` int32, for the simulated oracle only; `bdal.pool.ABSTAIN` where it abstains. None: nobody has
         labelled the pool, a person will.
-      test_inputs: `[T, ...]` float32; None: there is no test set.
+      test_inputs: `[T, ...]`, as `inputs`; None: there is no test set.
       test_labels: `[T]` int32; None: there is no test set.
       num_classes: C; 0 where neither labels nor names of classes say it.
       name: for figures and messages.
@@ -60,17 +63,20 @@ def from_arrays(
 ) -> Dataset:  # fmt: skip
     """A `Dataset` from arrays (NumPy, JAX or lists), checked once here so that nothing after has to.
 
-    Inputs are cast to float32 and not rescaled: bring bytes to [0, 1] yourself. Without `labels` it is a pool for
-    people to label, without the test arrays one without a test set. Without `num_classes` it is the number of
-    `class_names`, or the largest label of the two sets plus one; where no point has one of these classes, a warning
-    says so, as labels may count from 1. With `relabel` the classes are the values that occur, in order. Labels may be
-    columns `[N, 1]`, and text: then the classes are `class_names`, or the texts that occur, in alphabetical order.
+    Inputs are cast to float32 and not rescaled, except images of unsigned bytes, `[N, H, W]` or `[N, H, W, C]`: these
+    are divided by 255, and a warning says so; a memory map of such stays as it is, and the networks of `bdal.models`
+    divide what they are given. Without `labels` it is a pool for people to label, without the test arrays one without a
+    test set. Without `num_classes` it is the number of `class_names`, or the largest label of the two sets plus one;
+    where no point has one of these classes, a warning says so, as labels may count from 1. With `relabel` the classes
+    are the values that occur, in order. Labels may be columns `[N, 1]`, and text: then the classes are `class_names`,
+    or the texts that occur, in alphabetical order.
 
     Raises:
       ValueError: an array without points, without a feature axis or not of numbers; shapes or counts that differ; one
-        test array without the other; class names that are empty or there twice.
+        test array without the other, or in bytes where the other is not; class names that are empty or there twice.
       NonFiniteError: NaN or infinity among the inputs (also after the cast to float32).
-      LabelError: labels that are neither integers nor text, outside 0 .. num_classes - 1, or not among `class_names`.
+      LabelError: labels that are neither integers nor text, outside 0 .. num_classes - 1, or not among `class_names`;
+        without `num_classes`, a label that would make more than a thousand classes, and more than there are labels.
 
     >>> data = from_arrays([[0.0], [1.0], [2.0]], [0, 1, 1], [[0.5]], [0])
     >>> data.inputs.shape, data.inputs.dtype.name, data.num_classes
@@ -83,22 +89,31 @@ def from_arrays(
     >>> from_arrays([[0.0], [1.0]], ["dog", "cat"]).labels.tolist()
     [1, 0]
     """
-    inputs = _inputs("inputs", inputs)  # [N, ...]
+    inputs = _numbers("inputs", inputs)
     if (test_inputs is None) != (test_labels is None):
         given, lacking = ("test_labels", "test_inputs") if test_inputs is None else ("test_inputs", "test_labels")
         raise ValueError(f"{lacking}: expected it beside {given}, got none")
     if test_inputs is not None:
-        test_inputs = _inputs("test_inputs", test_inputs)  # [T, ...]
+        test_inputs = _numbers("test_inputs", test_inputs)
+        if is_bytes(inputs) != is_bytes(test_inputs):
+            raise ValueError(
+                f"test_inputs: expected images of dtype {inputs.dtype} as in inputs, got {test_inputs.dtype}; bytes "
+                "are divided by 255, other numbers are not: bring both to one dtype"
+            )
         if inputs.shape[1:] != test_inputs.shape[1:]:
             raise ValueError(
                 f"test_inputs: expected points of shape {inputs.shape[1:]} as in inputs, got {test_inputs.shape[1:]}"
             )
+        test_inputs = _inputs("test_inputs", test_inputs)  # [T, ...]
         test_labels = _labels("test_labels", test_labels, len(test_inputs))  # [T]
+    if is_bytes(inputs):
+        _warn_of_bytes(inputs)
+    inputs = _inputs("inputs", inputs)  # [N, ...]
     if labels is not None:
         labels = _labels("labels", labels, len(inputs))  # [N]
     (labels, test_labels), class_names = _as_numbers(labels, test_labels, class_names, relabel)
-    if num_classes is not None and operator.index(num_classes) < 1:
-        raise ValueError(f"num_classes: expected a positive number, got {num_classes}")
+    if num_classes is not None and not 1 <= operator.index(num_classes) < 2**31:
+        raise ValueError(f"num_classes: expected a positive number below 2 ** 31, got {num_classes}")
     if class_names is not None:
         class_names = _class_names(class_names)
         if num_classes not in (None, len(class_names)):
@@ -107,6 +122,13 @@ def from_arrays(
     known = {what: v for what, v in (("labels", labels), ("test_labels", test_labels)) if v is not None}
     if num_classes is None:
         num_classes = max((int(values.max()) + 1 for values in known.values()), default=0)
+        count = sum(map(len, known.values()))
+        if num_classes > max(FEW_CLASSES, count):
+            raise LabelError(
+                f"{' and '.join(known)}: expected classes 0, 1, ..., got {num_classes - 1}, which makes {num_classes} "
+                f"classes of {count} labels; relabel=True (in a config data.relabel: true) makes classes of the labels "
+                "that occur, num_classes says that there are so many"
+            )
         if labels is not None:
             _warn_of_absent(known, num_classes)
     for what, values in known.items():
@@ -147,12 +169,27 @@ def oracle(labels: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
     return ask
 
 
-def _inputs(name: str, values: Any) -> np.ndarray:
-    values = np.asarray(values)
+def _numbers(name: str, values: Any) -> np.ndarray:
+    values = values if isinstance(values, np.memmap) else np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: expected numbers, got dtype {values.dtype}")
     if values.ndim < 2 or values.size == 0:
         raise ValueError(f"{name}: expected points first, then at least one axis of features, got shape {values.shape}")
+    return values
+
+
+def _warn_of_bytes(inputs: np.ndarray) -> None:
+    about = f"inputs: images of unsigned bytes, {list(inputs.shape)}, "
+    if isinstance(inputs, np.memmap):
+        about += "stay a memory map; networks of bdal.models divide them by 255, in one of your own bdal.pool.unit does"
+    else:
+        about += "are divided by 255; numbers of another dtype are left as they are"
+    warnings.warn(about, stacklevel=3)
+
+
+def _inputs(name: str, values: np.ndarray) -> np.ndarray:
+    if is_bytes(values):
+        return values if isinstance(values, np.memmap) else unit(values)
     with np.errstate(over="ignore"):  # what overflows float32 is reported just below
         values = np.ascontiguousarray(values, dtype=np.float32)
     finite = np.isfinite(values)

@@ -19,7 +19,7 @@ import numpy as np
 from bdal.datasets import named
 from bdal.datasets.arrays import Dataset
 from bdal.datasets.images import resize
-from bdal.pool import ABSTAIN
+from bdal.pool import ABSTAIN, unit
 
 
 def repeated(dataset: Dataset, repeats: int, *, noise: float = 0.0, seed: int = 0) -> Dataset:
@@ -44,7 +44,7 @@ def repeated(dataset: Dataset, repeats: int, *, noise: float = 0.0, seed: int = 
     if not noise:
         return built
     noisy = np.random.default_rng(seed).standard_normal(built.inputs.shape, np.float32) * np.float32(noise)
-    return built._replace(inputs=built.inputs + noisy)
+    return built._replace(inputs=unit(built.inputs) + noisy)
 
 
 def imbalanced(
@@ -213,10 +213,10 @@ def contaminated(dataset: Dataset, *, source: Dataset | str, share: float, seed:
         raise ValueError(f"share: expected at least 0 and below 1, got {share}")
     count = round(len(labels) * share / (1 - share))
     rng = _random("contaminated", seed)
-    foreign_files = None
+    inputs, foreign_files = unit(dataset.inputs), None
     if source == "noise" and not isinstance(source, Dataset):
-        low, high = dataset.inputs.min(), dataset.inputs.max()
-        foreign = low + (high - low) * rng.random((count, *dataset.inputs.shape[1:]), np.float32)
+        low, high = inputs.min(), inputs.max()
+        foreign = low + (high - low) * rng.random((count, *inputs.shape[1:]), np.float32)
     else:
         source = named.load(source) if isinstance(source, str) else source
         if count > len(source.inputs):
@@ -226,10 +226,10 @@ def contaminated(dataset: Dataset, *, source: Dataset | str, share: float, seed:
                 f"of {len(labels)}, got {share}"
             )
         rows = rng.permutation(len(source.inputs))[:count]
-        foreign = _fit(source.inputs[rows], dataset.inputs.shape[1:], source.name)
+        foreign = _fit(unit(source.inputs[rows]), inputs.shape[1:], source.name)
         foreign_files = source.files and tuple(source.files[row] for row in rows)
     return dataset._replace(
-        inputs=np.concatenate([dataset.inputs, foreign.astype(np.float32)]),
+        inputs=np.concatenate([inputs, foreign.astype(np.float32)]),
         labels=np.concatenate([labels, np.full(count, ABSTAIN, np.int32)]),
         files=dataset.files + foreign_files if dataset.files and foreign_files else None,
     )

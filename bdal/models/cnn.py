@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bdal.models.layers import Conv, max_pool
+from bdal.pool import unit
 
 
 class CNN(nnx.Module):
@@ -33,10 +34,10 @@ class CNN(nnx.Module):
         self.dropout3 = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One image `[28, 28, 1]` to (logits `[C]`, features `[128]`)."""
+        """One image `[28, 28, 1]` to (logits `[C]`, features `[128]`); bytes are divided by 255."""
         # A mask is a factor ≥ 0 for each channel, so it passes through max-pool and relu unchanged.
         mask1, mask2 = self.dropout1(jnp.ones(32)), self.dropout2(jnp.ones(64))
-        h = jax.nn.relu(max_pool(self.conv1(x)))  # [12, 12, 32]
+        h = jax.nn.relu(max_pool(self.conv1(unit(x[None])[0])))  # [12, 12, 32]
         h = self.conv2.masked(h, mask1) if self.shared_masks else self.conv2(h * mask1[None, None])  # [8, 8, 64]
         h = jax.nn.relu(max_pool(h)) * mask2[None, None]  # [4, 4, 64]
         h = jax.nn.relu(self.dropout3(self.dense(h.reshape(-1))))

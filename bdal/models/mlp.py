@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bdal.pool import unit
+
 
 class MLP(nnx.Module):
     """Hidden layers of `relu(dropout(W h + b))` and a linear head; the input is flattened.
@@ -34,6 +36,6 @@ class MLP(nnx.Module):
         self.head = nnx.Linear(sizes[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One input `[...]` to (logits `[C]`, features `[D]`)."""
-        h = self.hidden(jnp.ravel(x))
+        """One input `[...]` to (logits `[C]`, features `[D]`); an image in bytes is divided by 255."""
+        h = self.hidden(jnp.ravel(unit(x[None])))
         return self.head(h), h

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import SelectorError, is_concrete
+from bdal.errors import LabelError, SelectorError, is_concrete
 from bdal.pool import check_inputs, device_dtype, map_pool, to_device
 from bdal.selection import Query, top_k
 from bdal.strategy.health import (
@@ -262,6 +262,9 @@ def query(
             )
         labelled_inputs = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), device_dtype(leaf)), candidates)
         labels = jnp.zeros(0, jnp.int32)
+    labels = _checked_labels("labels", labels, labelled_inputs)
+    if held_out is not None:
+        held_out = held_out[0], _checked_labels("held_out labels", held_out[1], held_out[0])
     check_own_committee(committee, candidates)
     labelled = jnp.ones(jax.tree.leaves(labelled_inputs)[0].shape[0], bool)
     targets = draw_targets(jax.random.fold_in(key, 2), targets, candidates)
@@ -298,6 +301,18 @@ def check_key(key) -> None:
         forgotten = " (is the key forgotten?)" if isinstance(key, QueryStrategy) else ""
         found = "a strategy" if forgotten else repr(key)
         raise TypeError(f"key: expected a key such as jax.random.key(0), first of all, got {found}{forgotten}")
+
+
+def _checked_labels(name: str, labels, inputs) -> jax.Array:
+    """`[L]` int32, one for each of the inputs; LabelError if they are no classes."""
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    found = np.asarray(labels) if is_concrete(labels) else labels
+    if found.shape != (count,) or not jnp.issubdtype(found.dtype, jnp.integer):
+        got = "none" if labels is None else f"{found.dtype} of shape {found.shape}"
+        raise LabelError(f"{name}: expected one integer class for each of the {count} inputs beside them, got {got}")
+    if is_concrete(labels) and (wrong := found[(found < 0) | (found > np.iinfo(np.int32).max)]).size:
+        raise LabelError(f"{name}: expected classes 0, 1, ..., got {wrong[0]}")
+    return jnp.asarray(found, jnp.int32)
 
 
 def _check_query(query: Query, query_size: int) -> None:

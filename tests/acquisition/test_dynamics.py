@@ -75,7 +75,7 @@ def test_misuse_is_named_and_nan_shows_in_a_trace():
     for wrong in (LABELS.astype(float), LABELS[:-1], LABELS[:, None]):
         with pytest.raises(LabelError, match=r"labels must be integers of shape \(40,\)"):
             forgetting_events(LOG_PROBS, wrong)
-    for wrong in (LABELS + 1, LABELS - 1):
+    for wrong in (LABELS + 1, LABELS - 1, np.asarray(LABELS, np.int64) + 2**32):
         with pytest.raises(LabelError, match="labels must be between 0 and 2, got"):
             forgetting_events(LOG_PROBS, wrong)
     broken = LOG_PROBS.at[3, 1, 0].set(jnp.nan)

@@ -59,6 +59,8 @@ def test_what_the_messages_say_is_right():
         (LABELS[:, None], ValueError, r"labels must have shape \[\.\.\., N\], got \(50, 1\); pass labels\[\.\.\., 0\]"),
         (LABELS.astype(str), LabelError, r"got text; pass .*np\.unique"),
         (np.arange(50) % 100 + 51, LabelError, "of classes from 1 on pass labels - 1"),
+        (LABELS.astype(np.int64) + 2**32, LabelError, "not .the first, .0., is 42949"),
+        (LABELS.astype(np.uint64) - np.uint64(100), LabelError, "is 184467"),
         (np.eye(100, dtype=int)[LABELS], ValueError, r"of one-hot labels pass labels\.argmax"),
     ],
 )

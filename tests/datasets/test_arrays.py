@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from bdal.datasets import Dataset, fingerprint, from_arrays, load, oracle
+from bdal import from_nnx, mc_dropout, models
+from bdal.datasets import Dataset, build_pool, fingerprint, from_arrays, load, oracle
 from bdal.errors import DataNotFoundError, LabelError, NonFiniteError
 from bdal.pool import ABSTAIN
 
@@ -362,3 +365,77 @@ def test_labels_that_are_text(tmp_path, kind):
 
 def test_labels_in_a_column():
     assert from_arrays(np.zeros((3, 1)), [[0], [1], [0]]).labels.tolist() == [0, 1, 0]
+
+
+def images(dtype=np.uint8, channels=(3,), seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (6, 5, 4, *channels)).astype(dtype)
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_images_of_bytes_are_divided_by_255_and_that_is_said(channels):
+    pixels = images(channels=channels) // 16  # of any range: 0 .. 15
+    with pytest.warns(
+        UserWarning, match=r"inputs: images of unsigned bytes, \[6, 5, 4.*\], are divided by 255"
+    ) as said:
+        data = from_arrays(pixels, [0, 1, 0, 1, 0, 1], pixels[:2], [0, 1])
+    assert len(said) == 1
+    for found, given in ((data.inputs, pixels), (data.test_inputs, pixels[:2])):
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, (given / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "given", [images().reshape(6, -1), images(np.uint16), images(np.int8), images(np.int64), images(np.float32)]
+)
+def test_tables_of_bytes_and_images_of_other_types_are_left_as_they_are(given, recwarn):
+    np.testing.assert_array_equal(from_arrays(given).inputs, given)
+    assert not recwarn.list
+
+
+def test_pool_and_test_images_of_different_types_are_refused():
+    for pool, test in ((images(), images(np.float32) / 255), (images(np.float32), images())):
+        with pytest.raises(ValueError, match=r"test_inputs: expected images of dtype .* bring both to one dtype"):
+            from_arrays(pool, [0] * 6, test, [0] * 6)
+
+
+def test_an_npz_with_images_of_bytes(tmp_path):
+    np.savez(tmp_path / "own.npz", inputs=images(), labels=[0, 1] * 3)
+    with pytest.warns(UserWarning, match="divided by 255"):
+        assert 0.9 < load(tmp_path / "own.npz").inputs.max() <= 1
+
+
+def test_a_memory_map_of_images_stays_bytes_and_the_networks_divide(tmp_path):
+    pixels = images(channels=())
+    pixels.tofile(tmp_path / "pixels")
+    with pytest.warns(UserWarning, match=r"stay a memory map; .* bdal\.pool\.unit"):
+        data = from_arrays(np.memmap(tmp_path / "pixels", np.uint8, "r", shape=pixels.shape), [0, 1] * 3)
+    assert isinstance(data.inputs, np.memmap)
+    with pytest.warns(UserWarning, match="are divided"):
+        held = from_arrays(pixels, [0, 1] * 3)
+    apply, params = from_nnx(models.MLP(20, 2, dropout=0.2, rngs=nnx.Rngs(0)), batched=False)
+    committee = mc_dropout(apply, params, jax.random.split(jax.random.key(0), 3))
+    of_map, of_floats = (committee.log_probs(inputs, chunk_size=4) for inputs in (data.inputs, held.inputs))
+    np.testing.assert_allclose(of_map, of_floats, atol=1e-5)
+    for name, options in (
+        ("repeated", {"repeats": 2, "noise": 0.1}),
+        ("contaminated", {"source": "noise", "share": 0.5}),
+    ):
+        np.testing.assert_array_equal(*(build_pool(each, name, options).inputs for each in (data, held)))
+
+
+@pytest.mark.parametrize("largest", [2**33, np.uint64(2**64 - 1), 20261127])
+def test_a_label_that_would_make_very_many_classes_is_refused_before_any_cast(largest):
+    labels = np.array([0, 1, largest, 1], np.uint64)
+    with pytest.raises(LabelError, match=rf"got {largest}, which makes {int(largest) + 1} classes of 4 labels"):
+        from_arrays(np.zeros((4, 2)), labels)
+    assert from_arrays(np.zeros((4, 2)), labels, relabel=True).labels.tolist() == [0, 1, 2, 1]
+    with pytest.raises(LabelError, match=rf"expected 0 \.\. 2, got labels\[2\] = {largest}"):
+        from_arrays(np.zeros((4, 2)), labels, num_classes=3)
+    with pytest.raises(ValueError, match="num_classes"):
+        from_arrays(np.zeros((4, 2)), labels, num_classes=2**33 + 1)
+
+
+def test_many_classes_are_fine_where_they_are_named_or_there_are_as_many_labels(recwarn):
+    assert from_arrays(np.zeros((3, 2)), [0, 5000, 1], num_classes=5001).num_classes == 5001
+    assert from_arrays(np.zeros((3000, 2)), np.arange(3000)).num_classes == 3000
+    assert not recwarn.list

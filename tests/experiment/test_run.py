@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bdal import datasets, models
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
-from bdal.experiment import config, data, directory, durable, lock, parameters, programs
+from bdal.experiment import config, data, directory, durable, lock, parameters, prepare, programs
 from bdal.experiment import run as runner
 from bdal.experiment.programs import network_of
 from bdal.experiment.run import run
@@ -984,7 +984,7 @@ def test_hosts_are_compared_by_config_and_data_before_anything_is_written(cheap,
         seen.append(digest)
         raise ConfigError("hosts: expected the same")
 
-    monkeypatch.setattr(runner, "check_hosts_agree", disagree)
+    monkeypatch.setattr(prepare, "check_hosts_agree", disagree)
     for changed in (one, replace(one, seed=1), replace(one, data=replace(one.data, pool=150))):
         with pytest.raises(ConfigError, match="hosts: expected the same"):
             run(changed, tmp_path / "run", Watch())
