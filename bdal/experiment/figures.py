@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from bdal.experiment.words import title
 METRICS = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
 BANDS = 3  # in a panel: of more none can be read
 SHADE = 0.16
+LONGEST = 26  # letters on a line of the legend
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow; then again with other markers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -84,7 +86,7 @@ def learning_curves(
     wide = {name: banded(rows, name) for name in every}
 
     alone = len(posteriors) == 1
-    legend = 0.75 + 0.068 * max(19, *map(len, strategies))
+    legend = 0.75 + 0.068 * min(LONGEST, max(19, *map(len, strategies)))
     width = legend + (2.75 * len(metrics) if alone else 0.7 + 2.9 * len(posteriors))
     with _figure((width, 3.1 if alone else 0.4 + 2.0 * len(metrics))) as figure:
         options: Any = {} if alone else {"sharex": "col"}
@@ -431,7 +433,7 @@ def _legend(figure: Any, panels: Any, rows: Sequence[Row], wide: Mapping[str, Se
     names = list(dict.fromkeys(name for posterior in wide for name in _ranked(rows, posterior)))
     figure.legend(
         [(shades[name], handles[name]) if name in shades else handles[name] for name in names],
-        names,
+        ["\n".join(textwrap.wrap(name, LONGEST)) for name in names],
         title=heading,
         loc="outside right upper",
         handlelength=2.6,

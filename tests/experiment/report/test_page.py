@@ -464,6 +464,19 @@ def test_points_that_are_no_images(tmp_path, blank):
     assert "No contact sheets: points of shape (64,) are no images" in text
 
 
+def test_gains_of_batch_rules_are_not_drawn_against_scores(tmp_path, blank, monkeypatch):
+    drawn, real = [], figures.score_distributions
+    monkeypatch.setattr(
+        figures, "score_distributions", lambda *data, **how: drawn.append(data[0]) or real(*data, **how)
+    )
+    names = ("bald_diverse", "margin", "power_bald")
+    _, text = read(report([make_run(tmp_path / "run", strategies_on(1, *names))], load_data=False))
+    assert {name: found.quantiles is None for name, found in drawn[0].items()} == dict(
+        zip(names, (True, False, False), strict=True)
+    )
+    assert "Gains of bald_diverse are on another scale than scores, and stand alone." in text
+
+
 # -- several directories ----------------------------------------------------------------------------------------------
 
 
