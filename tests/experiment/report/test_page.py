@@ -470,7 +470,7 @@ def test_gains_of_batch_rules_are_not_drawn_against_scores(tmp_path, blank, monk
         figures, "score_distributions", lambda *data, **how: drawn.append(data[0]) or real(*data, **how)
     )
     names = ("bald_diverse", "margin", "power_bald")
-    _, text = read(report([make_run(tmp_path / "run", strategies_on(1, *names))], load_data=False))
+    _, text = read(report([make_run(tmp_path / "run", strategies_on(1, "random", *names))], load_data=False))
     assert {name: found.quantiles is None for name, found in drawn[0].items()} == dict(
         zip(names, (True, False, False), strict=True)
     )
