@@ -4,14 +4,16 @@ A table is a list of heads and a list of lines of text, to be printed as HTML or
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
-from bdal.experiment.analysis import Analysis, Threshold
+from bdal.experiment.analysis import Analysis, Seeds, Threshold
 from bdal.experiment.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range
-from bdal.experiment.words import both, span, title
+from bdal.experiment.words import both, capital, span, title
 
 Cells = tuple[list[str], list[list[str]]]  # heads, and lines of as many texts
 SCALES = {"accuracy": (100, 1)}  # accuracies in %, with so many digits; the others are
 PLAIN = (1, 3)
+MOST_SEEDS = 100  # that are counted
 VERDICTS = (HIGHER, LOWER, SAME, TOO_FEW)
 NAMES = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 
@@ -115,7 +117,7 @@ def seeds_table(analysis: Analysis) -> Cells:
             str(found.pairs),
             _between(found.sd, found.sd_range, form),
             f"{scale * found.visible:.{digits + 1}f}" if math.isfinite(found.visible) else "none",
-            *(f"{_count(at.expected)} ({_count(at.low)} to {_count(at.high)})" for at in found.gaps),
+            *map(_seeds_text, found.gaps),
         ]
         for found in analysis.needed
     ]
@@ -146,21 +148,34 @@ def conclusion(analysis: Analysis) -> str:
     return f"{where}, {title(analysis.posterior)}: {said}" if said else ""
 
 
-def lead(analysis: Analysis, *, so_far: bool = False) -> str:
-    """The conclusion, and before it which areas are the largest and whether these two can be told apart."""
+def leads(analyses: Iterable[Analysis], so_far: Callable[[str], bool] = lambda posterior: False) -> list[str]:
+    """Of each posterior which areas are the largest, whether these two can be told apart, and the conclusion.
+
+    What is concluded under all posteriors in the same words is said once, at the end.
+    """
+    pairs = [(_largest(analysis, so_far(analysis.posterior)), analysis) for analysis in analyses]
+    said = {_said(analysis) for _, analysis in pairs}
+    if len(pairs) > 1 and len(said) == 1 and all([*said, *(largest for largest, _ in pairs)]):
+        every = "Under both posteriors" if len(pairs) == 2 else f"Under all {len(pairs)} posteriors"
+        return [*(largest for largest, _ in pairs), f"{every}: {said.pop()}"]
+    texts = [f"{largest} {capital(_said(found))}" if largest else conclusion(found) for largest, found in pairs]
+    return [text.rstrip() for text in texts if text]
+
+
+def _largest(analysis: Analysis, so_far: bool) -> str:
     if len(analysis.standings) < 2 or analysis.low == analysis.high:
-        return conclusion(analysis)
+        return ""
     scale, digits = SCALES.get(analysis.metric, PLAIN)
     unit = " %" if analysis.metric in SCALES else ""
     (first, most), (second, next_most) = (
         (one.strategy, f"{scale * one.area.mean:.{digits}f}{unit}") for one in analysis.standings[:2]
     )
-    apart, said = best_two(analysis), _said(analysis)
+    apart = best_two(analysis)
     return (
         f"Under {title(analysis.posterior)} {first} has{' so far' if so_far else ''} the largest area under the "
         f"{NAMES[analysis.metric]} curve {labels_compared(analysis)}, {most} on average, and "
-        f"{second} the second largest, {next_most}{f'; {apart}' if apart else ''}. {said[:1].upper()}{said[1:]}"
-    ).rstrip()
+        f"{second} the second largest, {next_most}{f'; {apart}' if apart else ''}."
+    )
 
 
 def _said(analysis: Analysis) -> str:
@@ -249,13 +264,19 @@ def best_two(analysis: Analysis) -> str:
     return f"the two {SAME}" if found.verdict == SAME else f"the two can be told apart{looked}"
 
 
-def notes(analysis: Analysis) -> list[str]:
-    """What a reader of the tables that the analysis fills has to know, a sentence or two each."""
+def notes(analyses: Sequence[Analysis]) -> list[str]:
+    """What a reader of the tables that the analyses fill has to know, a sentence or two each."""
+    thresholds = any(found.pairs for analysis in analyses for found in analysis.thresholds)
+    pairs = any(filled(analysis)["pairs"] for analysis in analyses)
+    exploratory = both(["labels to a threshold"] * thresholds + ["pairs of strategies"] * pairs)
+    return list(dict.fromkeys(note for analysis in analyses for note in _notes(analysis, exploratory)))
+
+
+def _notes(analysis: Analysis, exploratory: str) -> list[str]:
     there = filled(analysis)
     few = any(found.pairs < 10 for found in analysis.against)
     thresholds = any(found.pairs for found in analysis.thresholds)
     tested = there["against"] or there["pairs"] or thresholds
-    exploratory = ["labels to a threshold"] * thresholds + ["pairs of strategies"] * there["pairs"]
     level = f"{100 * analysis.level:g} %"
     chance = analysis.level / 2 * (1 - 1 / analysis.penalties.labels)
     corrected = f", with {holm_text(analysis)}" if holm_text(analysis) else ""
@@ -271,10 +292,10 @@ def notes(analysis: Analysis) -> list[str]:
         f"The differences from {analysis.asked} are what is asked of the runs: their Holm p is corrected for all of "
         f"them under all posteriors, so that of reports on strategies that are all equal at most {level} find a "
         "difference there. It speaks for these data, this network and one metric chosen beforehand.": there["against"],
-        f"Exploratory: {both(exploratory)}, corrected for the comparisons of one table and not for there being "
+        f"Exploratory: {exploratory}, corrected for the comparisons of one table and not for there being "
         "several, so a difference found there is a reason to look again with new seeds. In simulations of strategies "
         "that are all equal, 6 to 16 of 100 reports with enough seeds held a difference in some table, and at most 5 "
-        "among the differences from random.": exploratory,
+        "among the differences from random.": bool(exploratory),
         "Penalty matrix (Ash et al. 2020): the share of label counts at which a strategy beats another by a paired "
         f"t test at {level}, not corrected. Chance gives about {chance:.2g}: half of the level, but at the first label "
         "count, which is one model for all.": there["penalties"],
@@ -284,7 +305,9 @@ def notes(analysis: Analysis) -> list[str]:
         "predictions (stabilised, no expected gain).": there["thresholds"],
         "Visible gap: the difference that the pairs at hand would see four times out of five. Seeds needed for a gap: "
         "to see it that often, at the observed standard deviation and, in brackets, at the ends of its own 95 % "
-        f"interval{corrected}, as the verdicts have it.": there["needed"],
+        f"interval{corrected}, as the verdicts have it. Of more than {MOST_SEEDS} seeds the range is not given.": there[
+            "needed"
+        ],
     }
     return [text for text, said in known.items() if said]
 
@@ -344,5 +367,13 @@ def _p(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _count(seeds: int | None) -> str:
-    return "> 10,000" if seeds is None else f"{seeds}"
+def _seeds_text(found: Seeds) -> str:
+    """How many seeds, and in brackets the ends of the range; nobody runs more than `MOST_SEEDS`.
+
+    >>> _seeds_text(Seeds(0.02, 41, 18, 1306)), _seeds_text(Seeds(0.005, 1589, 54, None))
+    ('41 (18 to > 100)', 'more than 100')
+    """
+    if found.expected is None or found.expected > MOST_SEEDS:
+        return f"more than {MOST_SEEDS}"
+    high = f"> {MOST_SEEDS}" if found.high is None or found.high > MOST_SEEDS else found.high
+    return f"{found.expected} ({found.low} to {high})"

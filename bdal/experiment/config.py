@@ -103,7 +103,8 @@ class Labels:
     data set (`simulated`), or `people`, by `bdal label`, or `bdal ask` and `bdal tell`. A point that the oracle will
     not label costs `abstain_cost` labels, 1 or 0. Where answers for a point contradict each other, the `last` counts,
     or the `majority` (the last of the most frequent). `initial_file` is a file of answers, as `bdal tell` takes it,
-    whose labelled points are the initial set in the place of `initial` random ones.
+    whose labelled points are the initial set in the place of `initial` random ones. `instruction` is one line for
+    people: what the task is.
     """
 
     budget: int = 150
@@ -114,6 +115,7 @@ class Labels:
     abstain_cost: int = 1
     contradictions: Literal["last", "majority"] = "last"
     initial_file: str | None = None
+    instruction: str | None = None
 
     @property
     def validation_labels(self) -> int:
@@ -288,17 +290,17 @@ def dump(experiment: Experiment) -> str:
 
 
 def digest(experiment: Experiment) -> str:
-    """SHA-256 of what the experiment says; where its data lies is no part of it."""
+    """SHA-256 of what the experiment says; where its data lies and what people are told are no part of it."""
     canonical = as_dict(anywhere(experiment))
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def anywhere(experiment: Experiment) -> Experiment:
-    """The experiment without where its data lies, which its fingerprint tells."""
+    """The experiment without where its data lies, which its fingerprint tells, and without the words for people."""
     data = dataclasses.replace(experiment.data, data_dir=None)
     if is_path(data.name):
         data = dataclasses.replace(data, name="path")
-    labels = experiment.labels
+    labels = dataclasses.replace(experiment.labels, instruction=None)
     if labels.initial_file is not None:
         labels = dataclasses.replace(labels, initial_file="file")
     return dataclasses.replace(experiment, data=data, labels=labels)
@@ -404,6 +406,9 @@ def _check(experiment: Experiment) -> None:
         not both, "labels.balanced", "false beside labels.initial_file, which says the initial set", labels.balanced
     )
     require(labels.abstain_cost in (0, 1), "labels.abstain_cost", "0 or 1", labels.abstain_cost)
+    if labels.instruction is not None:
+        line = 1 <= len(labels.instruction.strip()) <= 200 and len(labels.instruction.splitlines()) == 1
+        require(line, "labels.instruction", "one line of 1 to 200 characters", labels.instruction)
     if labels.oracle == "people":
         strategies = sum(len(each.strategies) for each in experiment.comparisons)
         one = experiment.seeds == strategies == 1

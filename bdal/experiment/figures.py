@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from bdal.experiment.statistics import Interval, student_t
 from bdal.experiment.tables import axis, order
 from bdal.experiment.words import title
 
-METRICS = (("accuracy", "accuracy"), ("nll", "NLL (nats)"), ("ece", "ECE"))
+METRICS = {"accuracy": "accuracy", "nll": "NLL (nats)", "ece": "ECE"}
+BANDS = 3  # in a panel: of more none can be read
+SHADE = 0.16
+LONGEST = 26  # letters on a line of the legend
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow; then again with other markers
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -57,18 +61,21 @@ STYLE: Any = {
 
 
 def learning_curves(
-    rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS, *, on: str = "test"
-) -> list[Path]:
-    """Accuracy, NLL and ECE against labels, as `<path_stem>.png` and `.pdf`: side by side, or by posterior.
+    rows: Sequence[Row], path_stem: str | Path, kinds: Sequence[str] = KINDS, *, on: str = "test",
+    metrics: Sequence[str] = tuple(METRICS), posterior: str | None = None,
+) -> list[Path]:  # fmt: skip
+    """Metrics against labels, with the legend beside them, as `<path_stem>.png` and `.pdf`.
 
-    One posterior has its three panels side by side, several have a column each. Lines are means over seeds, bands 95 %
-    Student t intervals; label counts that differ between seeds are joined by straight lines, and a strategy's curve
-    ends where one of its seeds does. `kinds` are endings: png, pdf and svg; `on` is what was measured on, test or
-    validation. Returns a path each. Raises `ValueError` if there are no rows.
+    One posterior has its panels side by side, several have a column each. Lines are means over seeds; random and the
+    best others, `BANDS` in all, have bands, their 95 % Student t intervals. Label counts that differ between seeds are
+    joined by straight lines, and a strategy's curve ends where one of its seeds does. `kinds` are endings: png, pdf and
+    svg; `on` is what was measured on, test or validation. With a `posterior` only that one is drawn, in the colours and
+    on the scales of all. Returns a path each. Raises `ValueError` if there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
-    posteriors = sorted({row.posterior for row in rows}, key=order)
+    every = sorted({row.posterior for row in rows}, key=order)
+    posteriors = every if posterior is None else [posterior]
     strategies = sorted({row.strategy for row in rows}, key=lambda name: (name == "random", name))
     looks = {strategy: _look(place) for place, strategy in enumerate(strategies)}
     if "random" in looks:
@@ -76,48 +83,86 @@ def learning_curves(
     validation = "/".join(map(str, sorted({row.validation_labels for row in rows})))
     seeds = {name: len({row.seed for row in rows if row.posterior == name}) for name in posteriors}
     titles = {name: f"{title(name)}, {count} seed{'s' if count > 1 else ''}" for name, count in seeds.items()}
+    wide = {name: banded(rows, name) for name in every}
 
     alone = len(posteriors) == 1
-    width = 9.0 if alone else 0.7 + 3.3 * len(posteriors)
-    columns = max(1, min(len(strategies), int(width / (0.7 + 0.068 * max(map(len, strategies))))))
-    legend = 0.35 + 0.18 * math.ceil(len(strategies) / columns)
-    with _figure((width, (3.1 if alone else 6.4) + legend)) as figure:
-        options: Any = {} if alone else {"sharex": "col", "sharey": "row"}
-        shape = (1, len(METRICS)) if alone else (len(METRICS), len(posteriors))
+    legend = 0.75 + 0.068 * min(LONGEST, max(19, *map(len, strategies)))
+    width = legend + (2.75 * len(metrics) if alone else 0.7 + 2.9 * len(posteriors))
+    with _figure((width, 3.1 if alone else 0.4 + 2.0 * len(metrics))) as figure:
+        options: Any = {} if alone else {"sharex": "col"}
+        shape = (1, len(metrics)) if alone else (len(metrics), len(posteriors))
         panels = figure.subplots(*shape, squeeze=False, **options)
         panels = panels.T if alone else panels  # [metric, posterior]
-        for column, posterior in enumerate(posteriors):
-            for line, (metric, name) in enumerate(METRICS):
+        for line, metric in enumerate(metrics):
+            most = None if metric == "nll" else 1
+            drawn = {name: _bands(rows, name, strategies, metric, wide[name], most) for name in every}
+            limits = _limits([band for bands in drawn.values() for _, *bands in bands.values() for band in bands])
+            for column, name in enumerate(posteriors):
                 panel = panels[line, column]
-                for place, strategy in enumerate(strategies):
-                    points = curve(rows, posterior, strategy, metric)
-                    if points:
-                        look, most = looks[strategy], None if metric == "nll" else 1
-                        _draw_curve(panel, points, strategy, {**look, "markevery": _marks(place, len(points))}, most)
+                for strategy, (labels, means, low, high) in drawn[name].items():
+                    look = looks[strategy] | {"markevery": _marks(strategies.index(strategy), len(labels))}
+                    _draw_curve(panel, labels, means, (low, high), strategy, look)
+                panel.set_ylim(limits)
                 if alone:
-                    panel.set_title(f"{on} {name}")
+                    panel.set_title(f"{on} {METRICS[metric]}")
                 elif column == 0:
-                    panel.set_ylabel(f"{on} {name}")
-            if not alone:
-                panels[0, column].set_title(titles[posterior])
+                    panel.set_ylabel(f"{on} {METRICS[metric]}")
+                else:
+                    panel.tick_params(labelleft=False)
+        for column, name in enumerate([] if alone else posteriors):
+            panels[0, column].set_title(titles[name])
         for panel in panels.flat if alone else panels[-1]:
             panel.set_xlabel(f"{axis(rows)} (+{validation} validation)")
         figure.align_ylabels(panels[:, 0])
-        what = "mean over seeds, 95 % t interval" if max(seeds.values()) > 1 else ""
+        what = ["mean over seeds;", "shaded: 95 % t interval"] if max(seeds.values()) > 1 else []
         heading = [titles[posteriors[0]]] if alone else []
-        _legend(figure, panels, rows, columns, ": ".join(filter(None, [*heading, what])) or "one seed")
+        _legend(
+            figure, panels, rows, {name: wide[name] for name in posteriors}, "\n".join([*heading, *what]) or "one seed"
+        )
         return _save_as(figure, path_stem, kinds)
 
 
+def banded(rows: Sequence[Row], posterior: str) -> list[str]:
+    """The strategies whose intervals are drawn: random, and those of the highest mean accuracy, `BANDS` in all."""
+    ranked = _ranked(rows, posterior)
+    return sorted(ranked, key=lambda name: (name != "random", ranked.index(name)))[:BANDS]
+
+
+def _ranked(rows: Sequence[Row], posterior: str) -> list[str]:
+    """The strategies of a posterior, the highest mean accuracy first."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in sorted(rows):
+        if row.posterior == posterior:
+            found[row.strategy].append(row.accuracy)
+    return sorted(found, key=lambda name: (-float(np.mean(found[name])), name))
+
+
+def _bands(
+    rows: Sequence[Row], posterior: str, strategies: Sequence[str], metric: str, wide: Sequence[str], most: float | None
+) -> dict[str, tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """Each strategy's label counts, means, and the ends of its band, cut at 0 and at `most`: the means without one."""
+    found = {}
+    for strategy in strategies:
+        if points := curve(rows, posterior, strategy, metric):
+            means, halves = (np.array(values) for values in zip(*(point for _, point in points), strict=True))
+            halves = halves if strategy in wide else 0 * halves
+            found[strategy] = ([n for n, _ in points], means, *np.clip([means - halves, means + halves], 0, most))
+    return found
+
+
+def _limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    low, high = min(map(np.min, values)), max(map(np.max, values))
+    edge = 0.05 * (high - low) or 0.05
+    return float(low - edge), float(high + edge)
+
+
 def _draw_curve(
-    panel: Any, points: Sequence[tuple[int, Interval]], strategy: str, look: Mapping[str, Any], most: float | None
+    panel: Any, labels: Sequence[int], means: np.ndarray, band: tuple[np.ndarray, np.ndarray], strategy: str, look: Any
 ) -> None:
-    """One strategy's line and its band, cut at 0 and at `most`."""
-    labels = [count for count, _ in points]
-    means, halves = (np.array(values) for values in zip(*(point for _, point in points), strict=True))
-    band = np.clip([means - halves, means + halves], 0, most)
-    panel.fill_between(labels, *band, color=look["color"], alpha=0.13, lw=0)
-    if len(points) == 1 and look["marker"] is None:
+    """One strategy's line, and its band if it has one."""
+    if np.any(band[0] < band[1]):
+        panel.fill_between(labels, *band, color=look["color"], alpha=SHADE, lw=0)
+    if len(labels) == 1 and look["marker"] is None:
         look = {**look, "marker": "o"}  # a line of one point is not seen
     level = 2 if strategy == "random" else 3
     panel.plot(labels, means, lw=1.5, ms=3.5, label=strategy, zorder=level, **look)
@@ -141,31 +186,6 @@ def reliability_diagram(reliability: Any, target: Any) -> None:
     with _figure((3.4, 3.4)) as figure:
         _draw_reliability(reliability, figure.subplots())
         _save(figure, Path(target))
-
-
-def seconds_by_strategy(
-    seconds: Mapping[str, Mapping[str, float]], path_stem: str | Path, kinds: Sequence[str] = KINDS
-) -> list[Path]:
-    """Seconds of a round by phase (fit, evaluate, query), a stacked bar for each name."""
-    names = list(seconds)
-    with _figure((7.2, 0.9 + 0.27 * len(names))) as figure:
-        panel = figure.subplots()
-        left = np.zeros(len(names))
-        for phase, color in PHASES.items():
-            width = np.array([seconds[name].get(phase, 0.0) for name in names])
-            panel.barh(names, width, left=left, height=0.7, color=color, label=phase)
-            left += width
-        for place, total in enumerate(left):
-            panel.annotate(
-                f"{total:.3g} s", (total, place), (4, 0), textcoords="offset points", va="center", fontsize=8
-            )
-        panel.invert_yaxis()
-        panel.margins(x=0.12, y=0.02)
-        panel.set_xlim(left=0)
-        panel.grid(visible=False, axis="y")
-        panel.set_xlabel("seconds a round and seed")
-        figure.legend(loc="outside upper center", ncols=len(PHASES), handlelength=1.2)
-        return _save_as(figure, path_stem, kinds)
 
 
 def seconds_by_round(
@@ -238,7 +258,10 @@ def class_histograms(
 
 
 class Scores(NamedTuple):
-    """Scores of one strategy by round: at `labels`, five `quantiles` of the candidates or None, of those `queried`."""
+    """Scores of one strategy by round: at `labels`, five `quantiles` of the candidates or None, of those `queried`.
+
+    Quantiles and what was queried share an axis, so they are on one scale.
+    """
 
     labels: Sequence[int]
     quantiles: np.ndarray | None
@@ -267,6 +290,9 @@ def score_distributions(
             panel.locator_params(axis="y", nbins=5)
             panel.ticklabel_format(axis="y", scilimits=(-3, 4))
         _outer_labels(panels, "training labels", "score")
+        for panel, found in zip(panels, scores.values(), strict=True):
+            if found.quantiles is None:
+                panel.set_ylabel("gain", fontsize=8)
         order = ["median of the candidates", "25 % to 75 %", "smallest, largest", "queried"]
         names = [name for name in order if name in handles]
         figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=4, handlelength=1.4)
@@ -390,23 +416,26 @@ def curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> li
     return [(labels, Interval(mean, half if half == half else 0.0)) for labels, (mean, half) in whole]
 
 
-def _legend(figure: Any, panels: Any, rows: Sequence[Row], columns: int, heading: str) -> None:
-    """One legend below all panels, in the order of the curves of a strategy's first posterior: the best one first."""
+def _legend(figure: Any, panels: Any, rows: Sequence[Row], wide: Mapping[str, Sequence[str]], heading: str) -> None:
+    """One legend beside all panels, in the order of the curves of a strategy's first posterior: the best one first."""
+    from matplotlib.patches import Patch
+
     handles: dict[str, Any] = {}
     for panel in panels.flat:
         found, names = panel.get_legend_handles_labels()
         handles |= dict(zip(names, found, strict=True))
-    accuracy = {}
-    for name in handles:
-        first = min((row.posterior for row in rows if row.strategy == name), key=order)
-        accuracy[name] = np.mean([row.accuracy for row in rows if row[:2] == (first, name)])
-    names = sorted(handles, key=lambda name: (-accuracy[name], name))
+    banded = any(panel.collections for panel in panels.flat)
+    shades = {
+        name: Patch(color=handles[name].get_color(), alpha=SHADE, lw=0)
+        for names in (wide.values() if banded else ())
+        for name in names
+    }
+    names = list(dict.fromkeys(name for posterior in wide for name in _ranked(rows, posterior)))
     figure.legend(
-        [handles[name] for name in names],
-        names,
+        [(shades[name], handles[name]) if name in shades else handles[name] for name in names],
+        ["\n".join(textwrap.wrap(name, LONGEST)) for name in names],
         title=heading,
-        loc="outside lower left",
-        ncols=columns,
+        loc="outside right upper",
         handlelength=2.6,
         alignment="left",
     )

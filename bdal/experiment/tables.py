@@ -214,7 +214,7 @@ def _over(analyses: Mapping[str, Analysis], whole: tuple[int, int]) -> str:
     return f"{both(ranges)}, which all {'finished ' if out else ''}runs have"
 
 
-def caption(summary: Summary) -> str:
+def caption(summary: Summary, *, areas: bool = True) -> str:
     """What the numbers are: seeds, labels, intervals."""
     seeds = sorted({entry.seeds for entry in summary.entries})
     intervals = " ± and [ ] are 95 % Student t intervals over seeds." if seeds[-1] > 1 else ""
@@ -226,9 +226,12 @@ def caption(summary: Summary) -> str:
     behind = any(entry.half_accuracy is None or entry.accuracy is None for entry in entries)
     alone = any(entry.difference is None and entry.area and entry.strategy != "random" for entry in entries)
     why = " –: not every seed of the strategy has come to these labels." if behind else ""
-    why += " No area: no run of the strategy is compared." if any(entry.area is None for entry in entries) else ""
-    why += " – vs random: nothing to compare on the same seeds." if alone and _with_random(summary) else ""
-    against = "vs random: difference of areas on the same seeds; " if _with_random(summary) else ""
+    over = against = ""
+    if areas:
+        why += " No area: no run of the strategy is compared." if any(entry.area is None for entry in entries) else ""
+        why += " – vs random: nothing to compare on the same seeds." if alone and _with_random(summary) else ""
+        against = "vs random: difference of areas on the same seeds; " if _with_random(summary) else ""
+        over = f"area: mean accuracy over {summary.areas}; "
     ends = "NLL (nats) and ECE at the end."
     if summary.curves:
         unfinished = any(entry.final_accuracy is None for entry in entries)
@@ -241,8 +244,8 @@ def caption(summary: Summary) -> str:
     ends += f" {summary.mixed}" if summary.mixed else ""
     return (
         f"{span([seeds[0], seeds[-1]])} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} {summary.axis} + "
-        f"{summary.validation_labels} for validation.{paid}{measured}{intervals} Accuracy in %; area: mean accuracy "
-        f"over {summary.areas}; {against}{ends}{lines}{why}"
+        f"{summary.validation_labels} for validation.{paid}{measured}{intervals} Accuracy in %; {over}"
+        f"{against}{ends}{lines}{why}"
     )
 
 
@@ -255,23 +258,25 @@ def _with_random(summary: Summary) -> bool:
     return any(entry.strategy == "random" for entry in summary.entries)
 
 
-def cells(summary: Summary, *, short: bool = False) -> tuple[list[str], list[list[str]]]:
+def cells(summary: Summary, *, short: bool = False, areas: bool = True) -> tuple[list[str], list[list[str]]]:
     """Column heads and a line of text an entry; `short` keeps the intervals of accuracies and differences only.
+
+    Without `areas` these and their differences are left out.
 
     Where final figures are by another measure than the curves, they have columns of their own, and what is short then
     leaves out the first accuracy.
     """
 
-    lesser, difference = (_plain, _plus_minus) if short else (_plus_minus, _between)
+    lesser, difference = (_plain, plus_minus) if short else (plus_minus, _between)
     at, final, apart = "acc." if short else "acc. at", "" if short else "final ", bool(summary.curves)
-    last = _plain if short and apart else _plus_minus
+    last = _plain if short and apart else plus_minus
     columns = [
         ("strategy", lambda entry: _marked(entry.strategy, entry.outlier), True),
-        (f"{at} {summary.half}", lambda entry: _plus_minus(entry.half_accuracy, 100, 1), not (short and apart)),
+        (f"{at} {summary.half}", lambda entry: plus_minus(entry.half_accuracy, 100, 1), not (short and apart)),
         (f"{at} {summary.last}", lambda entry: last(entry.accuracy, 100, 1), True),
-        ("area", lambda entry: lesser(entry.area, 100, 1), True),
-        ("vs random", lambda entry: difference(entry.difference, 100, 1, "+"), _with_random(summary)),
-        ("final acc.", lambda entry: _plus_minus(entry.final_accuracy, 100, 1), apart),
+        ("area", lambda entry: lesser(entry.area, 100, 1), areas),
+        ("vs random", lambda entry: difference(entry.difference, 100, 1, "+"), areas and _with_random(summary)),
+        ("final acc.", lambda entry: plus_minus(entry.final_accuracy, 100, 1), apart),
         (f"{final}NLL", lambda entry: lesser(entry.final_nll, 1, 2), apart),
         (f"{final}ECE", lambda entry: lesser(entry.final_ece, 1, 3), apart),
         ("NLL", lambda entry: lesser(entry.nll, 1, 2), not apart),
@@ -289,7 +294,8 @@ def _plain(interval: Interval | None, scale: float, digits: int, sign: str = "")
     return "–" if interval is None else f"{scale * interval.mean:{sign}.{digits}f}"
 
 
-def _plus_minus(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
+def plus_minus(interval: Interval | None, scale: float, digits: int, sign: str = "") -> str:
+    """A mean and its half-width as text."""
     text = _plain(interval, scale, digits, sign)
     return text if interval is None or math.isnan(interval.half) else f"{text} ± {scale * interval.half:.{digits}f}"
 
@@ -313,7 +319,7 @@ def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tupl
             span([getattr(row, field) for row in rows]) for field in ("labels", "members", "points")
         )
         shown = [
-            _plus_minus(student_t([getattr(row, field) for row in rows]), scale, digits)
+            plus_minus(student_t([getattr(row, field) for row in rows]), scale, digits)
             for field, scale, digits in (("accuracy", 100, 1), ("nll", 1, 2), ("brier", 1, 3), ("ece", 1, 3))
         ]
         name = _marked(key[1], any(one[:2] == key for one in outlying))

@@ -7,7 +7,7 @@ import pytest
 
 from bdal.errors import LabelError
 from bdal.experiment.people import server as server_module
-from bdal.experiment.people.exchange import Item, State
+from bdal.experiment.people.exchange import Item, Measured, State
 from bdal.experiment.people.questions import picture
 from bdal.experiment.people.server import make_server
 from bdal.pool import ABSTAIN
@@ -255,6 +255,7 @@ def test_nothing_is_answered_that_was_not_seen(page, session):
     assert loading.wait(30)
     page.press("3")
     page.press("3")
+    page.wait(lambda: "“3” is not taken: the point was not there yet." in page.text("#hint"))
     go_on.set()
     page.answer(12, "4")
     page.shows(13)
@@ -313,6 +314,57 @@ def test_buttons_by_tab_and_help(page, session):
     page.answer(12, "5")
     page.wait(lambda: session.told[2:] == [(12, 5)])
     assert page.find("#live").get_attribute("textContent") == "5. Point 4 of 10."
+
+
+def test_a_wrong_key_shows_and_answers_nothing(page, session):
+    page.open()
+    page.shows(10)
+    page.press("x")
+    page.wait(lambda: page.text("#hint") == "No class has the key “x”.")
+    page.press("5")
+    page.shows(11)
+    assert not page.find("#hint").is_displayed()
+    page.press("ü")
+    page.wait(lambda: page.text("#hint") == "No class has the key “ü”.")
+    page.press("h")
+    assert not page.find("#hint").is_displayed()
+    page.wait(lambda: session.told == [(10, 5)])
+
+
+def test_fast_keys_answer_one_point_each(page, session):
+    page.open()
+    page.shows(10)
+    page.wait(
+        lambda: page.browser.execute_script("return ready.size === AHEAD && [...ready.values()].every(i => i.complete)")
+    )
+    shown = page.browser.execute_script(  # at once: no other program runs in between
+        "return ['3', '4', '5'].map(key => {"
+        " document.dispatchEvent(new KeyboardEvent('keydown', {key, code: `Digit${key}`, bubbles: true}));"
+        " return [document.querySelector('#item').dataset.shown, document.querySelector('#picture').naturalWidth > 0]})"
+    )
+    assert shown == [["11", True], ["12", True], ["13", True]]
+    page.wait(lambda: session.told == [(10, 3), (11, 4), (12, 5)])
+
+
+def test_one_line_says_what_the_task_is(page, session):
+    state = session.state
+    session.state = lambda: state()._replace(instruction="<b>Is there a cat</b> in the picture?")
+    page.open()
+    page.shows(10)
+    assert page.text("#instruction") == "<b>Is there a cat</b> in the picture?"
+
+
+def test_accuracy_of_few_labels_has_its_interval(page, session):
+    session.history = [Measured(8, 0.5, 0.2, 0.8), Measured(18, 0.75, 0.41, 0.93)]
+    page.open()
+    page.shows(10)
+    said = "Accuracy 0.750 with 18 training labels (95 % interval 0.41 to 0.93)"
+    assert page.text("#curve-caption") == said
+    lines = page.find_all("#curve .range")
+    assert len(lines) == len(page.find_all("#curve circle")) == 2
+    for line, dot in zip(lines, page.find_all("#curve circle"), strict=True):
+        low, high = (float(line.get_attribute(name)) for name in ("y1", "y2"))
+        assert 0 < high < float(dot.get_attribute("cy")) < low < 120
 
 
 @pytest.mark.parametrize("session", [Fake(tuple("ABCDEFGHIQ"))], ids=["letters"])
@@ -376,6 +428,7 @@ def test_a_point_that_cannot_be_shown_holds_nobody_up(page, session):
     page.open()
     page.wait(lambda: page.text("#why") == "point 10: cannot be read: No such file or directory")
     page.press("5")  # nobody saw it
+    assert "only “Cannot tell” answers it" in page.text("#hint")
     assert all(not button.is_enabled() for button in page.find_all("#choices button"))
     page.press(" ")
     page.wait(lambda: page.text("#why") == "dog.tif: expected an image")

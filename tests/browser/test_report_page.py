@@ -54,7 +54,7 @@ def test_figures_are_seen_and_nothing_overflows(browser, page, width):
         "return [...document.querySelectorAll('figure svg')].map(svg => { const box = svg.getBoundingClientRect();"
         " return [box.width, box.height, svg.querySelectorAll('path, use, image').length, svg.ariaLabel] })"
     )
-    assert len(sizes) == 10  # curves, classes, scores, five sheets, seconds, rounds
+    assert len(sizes) == 12  # two of accuracy, two of NLL and ECE, classes, scores, five sheets, rounds
     for wide, high, marks, alt in sizes:
         assert wide > 100
         assert high > 80
@@ -86,15 +86,26 @@ def crowded(tmp_path_factory) -> str:
 @pytest.mark.parametrize(("width", "name"), [(1200, "crowded"), (400, "crowded"), (1200, "page"), (400, "page")])
 def test_the_legend_of_the_curves_can_be_reached(browser, request, width, name):
     show(browser, request.getfixturevalue(name), width)
-    left, right, panel, room = browser.execute_script(
+    left, right, panel, edge, room = browser.execute_script(
         "const figure = document.querySelector('figure svg'), box = figure.closest('.scroll');"
         "const of = id => figure.querySelector(`[id$=${id}]`).getBoundingClientRect();"
-        "const left = of('legend_1').left, panel = of('axes_1').width; box.scrollLeft = 1e6;"
-        "return [left, of('legend_1').right, panel, box.getBoundingClientRect().right]"
+        "const legend = of('legend_1'), panel = of('axes_1');"
+        "return [legend.left, legend.right, panel.width, panel.right, box.getBoundingClientRect().right]"
     )
-    assert 0 <= left < 60 + 200 * (width > 400)  # its beginning is seen at once ...
-    assert right <= room + 1  # ... and its end at the latest where the figure ends
-    assert panel > (200 if width > 400 else 160)
+    assert edge - 2 < left < right <= room + 1  # beside the curves, and seen without scrolling
+    assert panel > (200 if width > 400 else 120)
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_verdict_and_the_curves_are_on_the_first_screen(browser, page, width):
+    show(browser, page, width)
+    said, verdict, figure = browser.execute_script(
+        "const texts = [...document.querySelectorAll('.lead > p')], figure = document.querySelector('.lead svg');"
+        "const text = texts.filter(p => p.innerText.startsWith('Under')).pop();"
+        "return [text.innerText, text.getBoundingClientRect().bottom, figure.getBoundingClientRect().bottom]"
+    )
+    assert "paired seeds are too few to tell any strategy from random" in said
+    assert verdict < figure < 900
 
 
 @pytest.mark.parametrize("name", ["crowded", "page"])
@@ -120,7 +131,7 @@ def test_contents_lead_to_every_section_and_captions_are_numbered(browser, page)
     labels = browser.execute_script(
         "return [...document.querySelectorAll('figure > figcaption')].map(c => getComputedStyle(c, '::before').content)"
     )
-    assert labels.count('"Figure " counter(figure) ". "') == 6
+    assert labels.count('"Figure " counter(figure) ". "') == 6  # accuracy, NLL and ECE, classes, scores, images, rounds
     assert labels.count('"Table " counter(table) ". "') >= 8
 
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from bdal.experiment.analysis import analyse, as_one_family
+from bdal.experiment.analysis import Seeds, analyse, as_one_family
 from bdal.experiment.conclusions import (
     best_two,
     comparison_table,
     conclusion,
     labels_table,
     labels_text,
-    lead,
+    leads,
     notes,
     pairs_table,
     penalty_table,
@@ -74,7 +74,10 @@ def test_penalty_and_labels_and_seeds_tables(analysis):
     assert heads == ["strategy", "pairs", "sd", "visible", "gap 0.5", "gap 1", "gap 2", "gap 5"]
     need = analysis.needed[0]
     ends = [seeds_needed(0.005, sd, comparisons=3) for sd in (need.sd, *need.sd_range)]
+    assert ends[0] <= 100
     assert lines[0][4] == f"{ends[0]} ({ends[1]} to {ends[2]})"
+    counted = need._replace(gaps=(Seeds(0.005, 1589, 54, None), Seeds(0.02, 41, 18, 1306)))
+    assert seeds_table(analysis._replace(needed=(counted,)))[1][0][4:] == ["more than 100", "41 (18 to > 100)"]
 
 
 def test_standings_table(analysis):
@@ -188,37 +191,44 @@ def test_a_median_says_how_many_seeds_are_behind_it():
 
 
 def test_notes_are_of_what_is_there():
-    only = " ".join(notes(analyse(made(1, {"margin": 0.1}), "mc_dropout", thresholds=())))
+    only = " ".join(notes([analyse(made(1, {"margin": 0.1}), "mc_dropout", thresholds=())]))
     assert only == "Area: the mean of accuracy from 20 to 120 labels."
-    alone = " ".join(notes(analyse(made(5, {"margin": 0.1}), "mc_dropout", thresholds=())))
+    alone = " ".join(notes([analyse(made(5, {"margin": 0.1}), "mc_dropout", thresholds=())]))
     assert "± and [ ]" in alone
     assert not any(word in alone for word in ("BCa", "Holm", "Penalty", "Visible", "Wilcoxon", "exploratory", "random"))
 
 
 def test_the_lead_is_prose():
     found = analyse(made(10, {"random": 0.0, "margin": 0.05, "copy": 0.05}), "mc_dropout")
-    text = lead(found)
+    text = " ".join(leads([found]))
     assert text.startswith(
         "Under MC dropout copy has the largest area under the accuracy curve from 20 to 120 labels, 75.3 % on average, "
         "and margin the second largest, 75.3 %; the two cannot be told apart. Over 10 paired seeds, copy and margin "
         "are higher than random (exact two-sided Wilcoxon test, 5 %"
     )
     assert text.count("labels") == text.count("MC dropout") == 1
-    assert lead(found, so_far=True).startswith("Under MC dropout copy has so far the largest area")
+    assert leads([found], lambda _: True)[0].startswith("Under MC dropout copy has so far the largest area")
     alone = analyse(made(3, {"random": 0.0}), "mc_dropout")
-    assert lead(alone) == conclusion(alone) == ""
+    assert leads([alone]) == []
+    other = found._replace(posterior="deep_ensemble")
+    *each, together = leads([found, other])
+    assert [text.split("; ")[-1] for text in each] == ["the two cannot be told apart."] * 2
+    assert together.startswith("Under both posteriors: over 10 paired seeds, copy and margin are higher than random")
+    few = analyse(made(3, {"random": 0.0, "margin": 0.05, "copy": 0.05}), "mc_dropout")
+    assert len(leads([found, few])) == 2  # other words: each with its own
+    assert conclusion(alone) == ""
 
 
 def test_notes_warn_of_few_seeds(analysis):
-    assert not any("too narrow" in note for note in notes(analysis))
+    assert not any("too narrow" in note for note in notes([analysis]))
     few = analyse(made(5, {"random": 0.0, "a": 0.1}), "mc_dropout", metric="nll")
-    assert any("too narrow for so few seeds" in note for note in notes(few))
-    assert not any(note.startswith("Labels: ") for note in notes(few))  # no threshold of the NLL was chosen
-    assert "mean of NLL from 20 to 120 labels" in notes(few)[0]
+    assert any("too narrow for so few seeds" in note for note in notes([few]))
+    assert not any(note.startswith("Labels: ") for note in notes([few]))  # no threshold of the NLL was chosen
+    assert "mean of NLL from 20 to 120 labels" in notes([few])[0]
     assert comparison_table(few)[0][2] == "− random"
     assert labels_table(few)[1] == []
-    joined = " ".join(notes(analysis))
+    joined = " ".join(notes([analysis]))
     assert "with Holm's correction for 3 comparisons, as the verdicts have it" in joined
     assert "Chance gives about 0.017: half of the level" in joined  # at two of three label counts
     (two, _) = as_one_family([analysis, analysis])
-    assert "with Holm's correction for 6 comparisons under 2 posteriors" in " ".join(notes(two))
+    assert "with Holm's correction for 6 comparisons under 2 posteriors" in " ".join(notes([two]))

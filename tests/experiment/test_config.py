@@ -161,6 +161,11 @@ def test_defaults_and_strategies(written):
             "data: {builders: [{name: repeated, repeat: 3}]}",
             "data.builders.0: pool repeated: expected options repeats, noise, got 'repeat'",
         ),
+        ('labels: {instruction: " "}', "labels.instruction: expected one line of 1 to 200 characters, found ' '"),
+        (
+            'labels: {instruction: "a\\nb"}',
+            r"labels.instruction: expected one line of 1 to 200 characters, found 'a\nb'",
+        ),
         ("labels: {abstain_cost: 2}", "labels.abstain_cost: expected 0 or 1, found 2"),
         ("labels: {abstain_cost: 0.5}", "labels.abstain_cost: expected a whole number, found 0.5"),
         ("labels: {contradictions: first}", "labels.contradictions: expected one of last, majority, found 'first'"),

@@ -92,7 +92,6 @@ def test_what_is_drawn(tmp_path, monkeypatch):
 def test_one_posterior_has_its_panels_side_by_side(tmp_path, drawn):
     figures.learning_curves(make_rows(posteriors=("mc_dropout",)), tmp_path / "curves")
     (figure, _) = drawn
-    assert figure.get_figwidth() == 9
     assert figure.get_figheight() < 4.5
     assert [axes.get_title() for axes in figure.axes] == ["test accuracy", "test NLL (nats)", "test ECE"]
     assert {axes.get_xlabel() for axes in figure.axes} == {"training labels (+30 validation)"}
@@ -100,13 +99,41 @@ def test_one_posterior_has_its_panels_side_by_side(tmp_path, drawn):
     assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0
     assert min(box.width for box in boxes) > 2.2 * figure.dpi
     (legend,) = figure.legends
-    assert legend.get_title().get_text() == "MC dropout, 3 seeds: mean over seeds, 95 % t interval"
+    assert legend.get_title().get_text() == "MC dropout, 3 seeds\nmean over seeds;\nshaded: 95 % t interval"
     frame = legend.get_window_extent()
-    assert frame.y1 < min(box.y0 for box in boxes)  # below all of them, from the left on
-    assert 0 <= frame.x0 < 0.5 * figure.dpi
-    assert frame.x1 < 9 * figure.dpi
+    assert boxes[-1].x1 < frame.x0  # beside them
+    assert frame.x1 <= figure.get_figwidth() * figure.dpi
     figures.learning_curves(make_rows(1, ("laplace",)), tmp_path / "curves")
     assert drawn[-1].legends[0].get_title().get_text() == "laplace, 1 seed"
+
+
+def test_bands_are_those_of_random_and_the_best_two(tmp_path, drawn):
+    rows = make_rows()
+    figures.learning_curves(rows, tmp_path / "curves", ("png",))
+    (figure,) = drawn
+    for column, posterior in enumerate(("mc_dropout", "deep_ensemble")):
+        means = {s: np.mean([row.accuracy for row in rows if row[:2] == (posterior, s)]) for s in STRATEGIES}
+        best = sorted((name for name in means if name != "random"), key=means.get)[-2:]
+        panel = figure.axes[column]
+        colors = {matplotlib.colors.to_hex(band.get_facecolor()[0]) for band in panel.collections}
+        lines = {line.get_label(): line.get_color() for line in panel.get_lines()}
+        assert len(panel.collections) == figures.BANDS == 3
+        assert colors == {lines[name].lower() for name in ("random", *best)}
+    few = [row for row in rows if row.strategy in ("margin", "bald")]
+    figures.learning_curves(few, tmp_path / "curves", ("png",))
+    assert len(drawn[-1].axes[0].collections) == 2
+
+
+def test_one_posterior_of_several_keeps_its_colors_and_the_scale_of_all(tmp_path, drawn):
+    rows = [row._replace(accuracy=row.accuracy / 2) if row.posterior == "deep_ensemble" else row for row in make_rows()]
+    for posterior in ("mc_dropout", "deep_ensemble"):
+        figures.learning_curves(rows, tmp_path / "a", ("svg",), metrics=["accuracy"], posterior=posterior)
+    (one,), (other,) = (figure.axes for figure in drawn)
+    assert one.get_ylim() == other.get_ylim()
+    looks = [{line.get_label(): line.get_color() for line in panel.get_lines()} for panel in (one, other)]
+    assert looks[0] == looks[1]
+    assert not np.array_equal(one.get_lines()[0].get_ydata(), other.get_lines()[0].get_ydata())
+    assert drawn[1].legends[0].get_title().get_text().startswith("deep ensemble, 3 seeds")
 
 
 def test_axes_say_what_was_measured_and_paid_for(tmp_path, drawn):
@@ -191,15 +218,6 @@ def bars(panel) -> list[tuple[float, ...]]:
     return [(bar.get_x(), bar.get_y(), bar.get_width(), bar.get_height()) for bar in panel.patches]
 
 
-def test_seconds_by_strategy(tmp_path, drawn):
-    figures.seconds_by_strategy({name: rounds[1] for name, rounds in SECONDS.items()}, tmp_path / "seconds", ("svg",))
-    (panel,) = drawn[0].axes
-    assert [text.get_text() for text in panel.get_yticklabels()] == ["random", "margin"]
-    found = [(x, width) for x, _, width, _ in bars(panel)]
-    assert found == [(0, 1), (0, 1), (1, 0.5), (1, 0.5), (1.5, 0), (1.5, 2)]  # fit, evaluate, query
-    assert [text.get_text() for text in panel.texts] == ["1.5 s", "3.5 s"]
-
-
 def test_seconds_by_round_cut_off_what_compiles(tmp_path, drawn):
     figures.seconds_by_round(SECONDS, tmp_path / "rounds", ("svg",))
     first, second = drawn[0].axes
@@ -243,6 +261,7 @@ def test_score_distributions(tmp_path, drawn):
     band = first.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} == {(20, 0.1), (30, 0.2), (30, 0.5), (20, 0.4)}
     assert [list(line.get_ydata()) for line in second.get_lines()] == [[3.0, 2.0]]
+    assert [panel.get_ylabel() for panel in (first, second)] == ["score", "gain"]
 
 
 def test_contact_sheet_shows_the_pixels(tmp_path, drawn):

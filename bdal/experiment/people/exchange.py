@@ -19,6 +19,15 @@ class Item(NamedTuple):
     answer: int | None  # a class, ABSTAIN, or None while there is none
 
 
+class Measured(NamedTuple):
+    """The accuracy of a round, and between which accuracies it may as well lie, where few labels measured it."""
+
+    training_labels: int
+    accuracy: float | None
+    low: float | None = None
+    high: float | None = None
+
+
 class State(NamedTuple):
     """What the page shows."""
 
@@ -27,11 +36,12 @@ class State(NamedTuple):
     phase: Literal["label", "training", "finished"]
     items: tuple[Item, ...]  # of the open query, in the order of asking; none while training
     class_names: tuple[str, ...]
-    history: tuple[tuple[int, float | None], ...]  # (training labels, accuracy), a round each
+    history: tuple[Measured, ...]  # a round each
     labels_paid: int  # of the budget: answers, those for validation and "cannot tell" among them
     budget: int
     training_labels: int  # labels among these to train on: neither for validation nor "cannot tell"
     message: str = ""
+    instruction: str = ""  # what the task is, in one line
 
 
 class Session(Protocol):

@@ -9,12 +9,13 @@ from bdal.errors import LabelError
 from bdal.experiment import directory
 from bdal.experiment.answers import title
 from bdal.experiment.ledger import START
-from bdal.experiment.people.exchange import Item, State
+from bdal.experiment.people.exchange import Item, Measured, State
 from bdal.experiment.people.questions import gray_span, picture
 from bdal.experiment.people.server import serve
 from bdal.experiment.people.task import Task, held_task, load_task, open_round
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries
+from bdal.experiment.statistics import share_range
 from bdal.pool import ABSTAIN
 
 
@@ -31,6 +32,12 @@ def _measured_on(labels: int, done: bool) -> str:
     """What accuracy is measured on where there is no test set; how many labels is known once all are answered."""
     many = f"{labels} label{'' if labels == 1 else 's'}" if done else "labels"
     return f"Accuracy is measured on the {many} for validation."
+
+
+def _measured(row: directory.Row, *, few: bool) -> Measured:
+    """A round's accuracy, with its interval where it is of labels for validation."""
+    ends = share_range(row.accuracy, row.points) if few and row.points else (None, None)
+    return Measured(row.labels, row.accuracy, *ends)
 
 
 class RunSession:
@@ -62,11 +69,12 @@ class RunSession:
                 for index in (ledger.queried(number) if number is not None else ())
             ),
             class_names=data.class_names,
-            history=tuple((row.labels, row.accuracy) for row in rows),
+            history=tuple(_measured(row, few=data.test is None) for row in rows),
             labels_paid=paid,
             budget=labels.budget,
             training_labels=len(given - first),
             message="" if data.test is not None else _measured_on(len(given & first), done=number != START),
+            instruction=labels.instruction or "Which class is this?",
         )
 
     def image(self, pool_index: int) -> bytes | None:

@@ -15,13 +15,18 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
         return []
     summary = tables.summarise(group.rows, group.about)
     along = summary._replace(curves="")  # final figures have a table of their own here
-    heads, lines = tables.cells(along)
+    heads, lines = tables.cells(along, areas=False)
+    whole = [entry.final_brier for entry in along.entries]
+    same = all(whole) and not summary.curves and not summary.mixed and summary.ends == f"{summary.last}"
+    if same:  # of the same measure, at the same labels: the final figures are there but for one
+        heads = [*heads, "Brier score"]
+        lines = [[*line, tables.plus_minus(brier, 1, 3)] for line, brier in zip(lines, whole, strict=True)]
     heads = ["posterior", *heads]
     lines = [[title(entry.posterior), *line] for entry, line in zip(along.entries, lines, strict=True)]
     measure = f", {summary.curves}" if summary.curves else ""
-    caption = f"What each strategy reached{measure}. {tables.caption(along)}"
+    caption = f"What each strategy reached{measure}. {tables.caption(along, areas=False)}"
     first: list[Block] = [Table(caption, heads, lines, 2, " ".join(outliers.sentences(summary.outlying)))]
-    if finals := group.about.finals:
+    if (finals := group.about.finals) and not same:
         heads, lines = tables.final_cells(group.about, summary.outlying)
         points = "test points" if group.about.on == "test" else "labels for validation"
         caption = (
@@ -29,7 +34,6 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
             f"so many {points}. Means and 95 % Student t intervals; accuracy in %, NLL in nats."
         )
         first.append(Table(caption, heads, lines, 2))
-    notes: list[str] = []
     below = []
     for posterior in group.posteriors:
         analysis = analyses.get(posterior)
@@ -48,11 +52,9 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
                     note=True,
                 )
             )
-        if marked := " ".join(outliers.sentences(one for one in summary.outlying if one.posterior == posterior)):
-            blocks.append(Paragraph(marked, note=True))
         blocks += _tables(analysis)
         below.append(Section(capital(title(posterior)), blocks, level=3))
-        notes = [*notes, *(note for note in conclusions.notes(analysis) if note not in notes)]
+    notes = conclusions.notes(list(analyses.values()))
     return [
         Section("Comparison of strategies", first),
         *below,

@@ -54,10 +54,11 @@ class Picture(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Small figures side by side under one caption."""
+    """Figures under one caption, the small ones side by side."""
 
     pictures: Sequence[Picture]
     caption: str
+    wide: bool = False  # one below the other
     kind: str = "pictures"
 
 
@@ -81,17 +82,17 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """Title, the lead's paragraphs, and sections in the order of reading."""
+    """Title, lead, and sections in the order of reading."""
 
     title: str
-    lead: Sequence[str]
+    lead: Sequence[Block]
     sections: Sequence[Section]
 
 
 def html(document: Document) -> str:
     """The document as one HTML file that needs no other: style and figures are inside, and there is no script.
 
-    >>> page = html(Document("A <title>", ["Lead."], [Section("One", [Paragraph("Text")])]))
+    >>> page = html(Document("A <title>", [Paragraph("Lead.")], [Section("One", [Paragraph("Text")])]))
     >>> "<title>A &lt;title&gt;</title>" in page, "<script" in page
     (True, False)
     """
@@ -99,8 +100,7 @@ def html(document: Document) -> str:
     slugs = _slugs([section.title for section in document.sections])
     drawing = {
         id(picture): _inline(picture.svg, f"f{next(numbers)}-", picture.alt)
-        for section in document.sections
-        for block in section.blocks
+        for block in [*document.lead, *(block for section in document.sections for block in section.blocks)]
         for picture in _pictures(block)
     }
     return _template().render(
@@ -112,7 +112,7 @@ def html(document: Document) -> str:
 def markdown(document: Document) -> str:
     """The document as Markdown, its figures as links to `figures/*.png`.
 
-    >>> print(markdown(Document("Title", ["Lead."], [Section("One", [Paragraph("a < b")])])), end="")
+    >>> print(markdown(Document("Title", [Paragraph("Lead.")], [Section("One", [Paragraph("a < b")])])), end="")
     # Title
     <BLANKLINE>
     Lead.
@@ -121,7 +121,7 @@ def markdown(document: Document) -> str:
     <BLANKLINE>
     a &lt; b
     """
-    parts = [f"# {_plain(document.title)}", *map(_plain, document.lead)]
+    parts = [f"# {_plain(document.title)}", *map(_block, document.lead)]
     for section in document.sections:
         parts.append(f"{'#' * section.level} {_plain(section.title)}")
         parts += [_block(block) for block in section.blocks]
@@ -152,7 +152,7 @@ def _block(block: Block) -> str:
         case Picture():
             return f"{_image(block)}\n\n*{_plain(block.caption)}*"
         case Pictures():
-            images = [f"{_plain(picture.caption)}\n\n{_image(picture)}" for picture in block.pictures]
+            images = [part for picture in block.pictures for part in (_plain(picture.caption), _image(picture)) if part]
             return "\n\n".join([*images, f"*{_plain(block.caption)}*"])
         case Folded():
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))

@@ -58,10 +58,11 @@ def report(
     names = _names(groups)
     lead, body = parts[0]
     if len(groups) > 1:
-        lead = [f"{len(groups)} experiments on different data or with different labels to pay for, each on its own."]
+        text = f"{len(groups)} experiments on different data or with different labels to pay for, each on its own."
+        lead = [Paragraph(text)]
         body = []
         for name, part in zip(names, parts, strict=True):
-            body.append(Section(name, [Paragraph(text) for text in part.lead]))
+            body.append(Section(name, part.lead))
             body += [section._replace(level=section.level + 1) for section in part.sections]
     noted = [" ".join(str(warning.message).split()) for warning in caught if warning.category is UserWarning]
     if noted:

@@ -18,8 +18,11 @@ from bdal.experiment.report.document import Block, Bullets, Paragraph, Picture, 
 from bdal.experiment.report.gather import Group, Key, Source
 from bdal.experiment.words import both, by_posterior, several, span, title
 from bdal.pool import ABSTAIN
+from bdal.strategy import STRATEGIES, top
 
 COLUMNS, LINES = 10, 12  # of a contact sheet: points of a round, rounds
+DRAWN_BY_SCORE = ("power_bald", "softmax_bald", "softrank_bald")  # at random; the gain is the score
+SAME_UNIT = ("mutual_information_penalty", "batchbald")  # the gain is information in nats, and so is the score, BALD
 
 Draw = Callable[..., Picture]
 
@@ -182,7 +185,7 @@ def _classes(group: Group, pool: Pool, draw: Draw) -> list[Block]:
 
 def _scores(group: Group, draw: Draw) -> list[Block]:
     scores: dict[Key, figures.Scores] = {}
-    seeds = set()
+    seeds, other = set(), []
     for key in group.planned:
         runs = [run for run in group.runs_of(key) if any(line.get("gains") for line in run.metrics)]
         if key[1] == "random" or not runs:
@@ -192,22 +195,38 @@ def _scores(group: Group, draw: Draw) -> list[Block]:
         quantiles = [line.get("score_quantiles") or [] for line in lines]
         known = all(len(found) == 5 for found in quantiles)
         labels, gains = [line["labels"] for line in lines], [line["gains"] for line in lines]
+        other += [key[1]] if known and not gains_are_scores(key[1]) else []
+        known = known and gains_are_scores(key[1])
         scores[key] = figures.Scores(labels, np.array(quantiles, float) if known else None, gains)
     if not scores:
         return [Paragraph("No scores are on record.")]
     blocks: list[Block] = []
     for suffix, about, some in by_posterior(scores):
-        absent = list(dict.fromkeys(name.split()[0] for name, found in some.items() if found.quantiles is None))
+        alone = list(dict.fromkeys(name.split()[0] for name, found in some.items() if found.quantiles is None))
+        absent = [name for name in alone if name not in other]
         caption = (
             f"{about}Scores by round, seed {both(map(str, sorted(seeds)))}: the gain with which each point was chosen, "
             "on the strategy's own scale (higher is better), and where it has one score a point, the distribution over "
-            "all candidates. The gain of a batch rule need not be on the scale of its scores. Random has no score."
+            "all candidates. Random has no score."
         )
+        if rules := [name for name in alone if name in other]:
+            caption += f" Gains of {both(rules)} are on another scale than scores, and stand alone."
         if absent:
             caption += f" No distribution is on record for {both(absent)}."
         alt = f"Scores by round for {', '.join(' '.join(name.split()) for name in some)}."
         blocks.append(draw(f"scores{suffix}", alt, caption, figures.score_distributions, some))
     return blocks
+
+
+def gains_are_scores(strategy: str) -> bool:
+    """Whether a strategy's gains are on the scale of its scores, as those of a batch rule are not.
+
+    >>> [gains_are_scores(name) for name in ("entropy", "power_bald-beta-4", "bald_diverse", "weighted_coverage")]
+    [True, True, False, False]
+    """
+    name = strategy.split("-")[0]
+    highest = name in STRATEGIES and STRATEGIES[name].make().select is top
+    return highest or name in (*DRAWN_BY_SCORE, *SAME_UNIT)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------

@@ -14,16 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdal.experiment import conclusions, config, figures, tables
-from bdal.experiment.analysis import Analysis, analyse_all
+from bdal.experiment.analysis import analyse_all
 from bdal.experiment.directory import Row
 from bdal.experiment.report import compared, queried
-from bdal.experiment.report.document import SHORT, Block, Bullets, Folded, Paragraph, Picture, Section, Table
+from bdal.experiment.report.document import (
+    SHORT,
+    Block,
+    Bullets,
+    Folded,
+    Paragraph,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+)
 from bdal.experiment.report.gather import Group, Key, Source, merge
 from bdal.experiment.report.queried import Draw, Pool
 from bdal.experiment.words import both, by_posterior, capital, number, several, span, title
 
 KINDS = ("png", "pdf", "svg")
-PANELS = 3  # posteriors side by side in a figure of learning curves
 REASONS = {
     "budget": "budget spent",
     "exhausted": "pool exhausted",
@@ -34,9 +43,9 @@ REASONS = {
 
 
 class Part(NamedTuple):
-    """A group's sentences for the head of the report, and its sections."""
+    """A group's head of the report, and its sections."""
 
-    lead: list[str]
+    lead: list[Block]
     sections: list[Section]
 
 
@@ -48,7 +57,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
     analyses = {posterior: analyses[posterior] for posterior in group.posteriors if posterior in analyses}
     sections = [
         _progress(group),
-        _curves(group, draw),
+        _calibration(group, draw),
         *compared.sections(group, analyses),
         *queried.sections(group, pool, draw),
         _seconds(group, draw),
@@ -61,7 +70,11 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
         for section, after in zip(sections, [*sections[1:], None], strict=True)
         if section.blocks or (after is not None and after.level > section.level)
     ]
-    lead = [_setting(group, pool), _how_far(group), *_outcome(group, analyses)]
+    lead = [
+        *map(Paragraph, [_how_far(group), *conclusions.leads(analyses.values(), partial(compared.so_far, group))]),
+        _curves(group, draw),
+        Paragraph(_setting(group, pool)),
+    ]
     return Part(lead, sections)
 
 
@@ -172,6 +185,10 @@ def _how_far(group: Group) -> str:
     return f"{len(states) - len(still_open)} of {len(states)} runs are finished; {others} come to {rounds}."
 
 
+def _finished(group: Group) -> bool:
+    return all(_state(group, key, seed).reason for key, seeds in group.planned.items() for seed in seeds)
+
+
 def _waits(group: Group) -> str:
     """For how many labels of people a run waits, and how they are given; "" where it waits for none."""
     if group.section("labels")["oracle"] != "people":
@@ -179,12 +196,6 @@ def _waits(group: Group) -> str:
     wanted = sum(queried.unanswered(run) for run in group.runs if not run.reason)
     how = f": bdal label {shlex.quote(group.sources[0].name)}" if len(group.sources) == 1 else ""
     return f"The run waits for {several(wanted, 'label')}{how}." if wanted else ""
-
-
-def _outcome(group: Group, analyses: Mapping[str, Analysis]) -> list[str]:
-    """The best strategy of each posterior, and whether that can be concluded."""
-    texts = [conclusions.lead(found, so_far=compared.so_far(group, posterior)) for posterior, found in analyses.items()]
-    return list(filter(None, texts))
 
 
 # -- how far ---------------------------------------------------------------------------------------------------------
@@ -234,7 +245,8 @@ def _progress(group: Group) -> Section:
         "A strategy that stops early has fewer rounds than planned."
     )
     heads = ["posterior", "strategy", "ended by", "seeds finished", "rounds", "training labels"]
-    blocks: list[Block] = [Table(caption, heads, lines, left=3)] if lines else []
+    alike = all(line[2:] == lines[0][2:] for line in lines) and _finished(group)  # then the head says it all
+    blocks: list[Block] = [Table(caption, heads, lines, left=3)] if lines and not alike else []
     for source in group.sources:
         where = f"{source.name}: " if len(group.sources) > 1 else ""
         blocks += [
@@ -247,41 +259,73 @@ def _progress(group: Group) -> Section:
 # -- how good --------------------------------------------------------------------------------------------------------
 
 
-def _curves(group: Group, draw: Draw) -> Section:
+def _curves(group: Group, draw: Draw) -> Block:
+    """Accuracy along the curve, a figure a posterior."""
     if not group.rows:
-        return Section("Learning curves", [Paragraph("No round has been evaluated yet.")])
-    known = group.about
-    data = f"{on}, as there is no test set," if (on := tables.measured_on(known)) else "the test set"
-    data += f" ({part})" if (part := tables.curve_measure(group.rows, known)) else ""
-    posteriors = [posterior for posterior in group.posteriors if any(row.posterior == posterior for row in group.rows)]
-    blocks: list[Block] = []
-    for start in range(0, len(posteriors), PANELS):
-        rows = [row for row in group.rows if row.posterior in posteriors[start : start + PANELS]]
-        seeds = [len({row.seed for row in rows if row[:2] == key}) for key in {row[:2] for row in rows}]
-        bands = (
-            "bands 95 % Student t intervals of that mean, not corrected for the number of strategies or label counts"
-        )
-        what = "Accuracy, negative log-likelihood (NLL, nats) and expected calibration error (ECE, 15 bins)"
-        caption = (
-            f"{what} on {data} against {tables.axis(rows)}. "
-            f"Lines are means over {span(seeds)} seeds, as far as all seeds of a strategy have come; {bands}."
-            if max(seeds) > 1
-            else f"{what} on {data} against {tables.axis(rows)}, of one seed: no intervals."
-        )
-        name = f"curves_{start // PANELS + 1}" if start else "curves"
-        alt = f"Learning curves. {_ends(rows, known.on)}"
-        blocks.append(draw(name, alt, caption, partial(figures.learning_curves, on=known.on), rows))
-    return Section("Learning curves", blocks)
+        return Paragraph("No round has been evaluated yet.")
+    bands = [name for posterior in _evaluated(group) for name in figures.banded(group.rows, posterior)]
+    every = len({row.strategy for row in group.rows}) == len(set(bands))
+    what = f"Accuracy on {_measured_on(group)} against {tables.axis(group.rows)}"
+    seeds = _seeds_drawn(group)
+    caption = (
+        f"{what}: means over {span(seeds)} seeds, as far as all seeds of a strategy have come. Shaded: 95 % Student t "
+        f"intervals of {'these means' if every else 'the means of random and the best others'}, not corrected for the "
+        "number of strategies or label counts."
+        if max(seeds) > 1
+        else f"{what}, of one seed: no intervals."
+    )
+    return _drawn(group, draw, "curves", ["accuracy"], caption)
 
 
-def _ends(rows: Sequence[Row], on: str) -> str:
-    """Where each strategy's line of accuracies ends, in words."""
-    ends = []
-    for posterior, strategy in dict.fromkeys(row[:2] for row in rows):
-        if line := figures.curve(rows, posterior, strategy, "accuracy"):
-            labels, accuracy = line[-1]
-            ends.append(f"{title(posterior)} {strategy} {100 * accuracy.mean:.1f} % at {labels}")
-    return f"{capital(on)} accuracy at the end of each line, in {tables.axis(rows)}: {'; '.join(ends)}."
+def _calibration(group: Group, draw: Draw) -> Section:
+    """NLL and ECE along the curve."""
+    caption = (
+        "Negative log-likelihood (NLL, nats) and expected calibration error (ECE, 15 bins), measured and drawn as the "
+        "accuracy above; lower is better."
+    )
+    blocks = [_drawn(group, draw, "nll_ece", ["nll", "ece"], caption)] if group.rows else []
+    return Section("NLL and ECE", blocks)
+
+
+def _drawn(group: Group, draw: Draw, name: str, metrics: list[str], caption: str) -> Pictures:
+    """Learning curves, a figure a posterior."""
+    posteriors, on = _evaluated(group), group.about.on
+    pictures = []
+    for posterior in posteriors:
+        alt = f"Learning curves. {_ends(group.rows, posterior, metrics, on)}"
+        function = partial(figures.learning_curves, on=on, metrics=metrics, posterior=posterior)
+        own = f"{name}_{posterior}" if len(posteriors) > 1 else name
+        pictures.append(draw(own, alt, "", function, group.rows))
+    return Pictures(pictures, caption, wide=len(metrics) > 1)
+
+
+def _evaluated(group: Group) -> list[str]:
+    return [posterior for posterior in group.posteriors if any(row.posterior == posterior for row in group.rows)]
+
+
+def _seeds_drawn(group: Group) -> list[int]:
+    return [len({row.seed for row in group.rows if row[:2] == key}) for key in {row[:2] for row in group.rows}]
+
+
+def _measured_on(group: Group) -> str:
+    on = tables.measured_on(group.about)
+    part = tables.curve_measure(group.rows, group.about)
+    return (f"{on}, as there is no test set," if on else "the test set") + (f" ({part})" if part else "")
+
+
+def _ends(rows: Sequence[Row], posterior: str, metrics: Sequence[str], on: str) -> str:
+    """Where each strategy's line ends, in words."""
+    said = []
+    for metric in metrics:
+        scale, digits, unit = (100, 1, " %") if metric == "accuracy" else (1, 3, "")
+        ends = []
+        for strategy in dict.fromkeys(row.strategy for row in rows if row.posterior == posterior):
+            if line := figures.curve(rows, posterior, strategy, metric):
+                labels, value = line[-1]
+                ends.append(f"{title(posterior)} {strategy} {scale * value.mean:.{digits}f}{unit} at {labels}")
+        name = conclusions.NAMES[metric]
+        said.append(f"{capital(on)} {name} at the end of each line, in {tables.axis(rows)}: {'; '.join(ends)}.")
+    return " ".join(said)
 
 
 # -- how dear --------------------------------------------------------------------------------------------------------
@@ -319,18 +363,15 @@ def _seconds(group: Group, draw: Draw) -> Section:
         ]
         for key, rounds in by_round.items()
     ]
-    share = f" Up to {shared} seeds run in one program; what is shown is the share of one." if shared > 1 else ""
-    usually = f"Seconds a round and seed by phase: medians over the rounds after the first, which also compiles.{share}"
     blocks: list[Block] = []
-    alt = "; ".join(f"{line[0]} {line[1]} fit {line[2]}, evaluate {line[3]}, query {line[4]}" for line in lines)
-    named = {f"{key[1]} ({title(key[0])})" if len(group.posteriors) > 1 else key[1]: usual[key] for key in usual}
-    blocks.append(draw("seconds", f"Seconds a round and seed: {alt}.", usually, figures.seconds_by_strategy, named))
     for suffix, about, some in by_posterior(by_round):
         caption = f"{about}Seconds of each round, a seed's share. A bar that is cut off has its total beside it."
         alt = f"Seconds of each round, stacked by phase, for {', '.join(' '.join(name.split()) for name in some)}."
         blocks.append(draw(f"rounds{suffix}", alt, caption, figures.seconds_by_round, some))
+    share = f" Up to {shared} seeds run in one program; what is shown is the share of one." if shared > 1 else ""
     caption = (
-        "Seconds a round and seed by phase as above, the whole of the first round, and all rounds and seeds together."
+        "Seconds a round and seed by phase: medians over the rounds after the first, which also compiles; the whole of "
+        f"the first round; and all rounds and seeds together.{share}"
     )
     heads = ["posterior", "strategy", *figures.PHASES, "first round", "in all"]
     blocks.append(Table(caption, heads, lines, left=2))

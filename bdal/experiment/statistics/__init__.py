@@ -27,6 +27,7 @@ from bdal.experiment.statistics.estimates import (
     bootstrap_interval,
     interquartile_mean,
     sd_range,
+    share_range,
     student_t,
 )
 from bdal.experiment.statistics.power import seeds_needed, visible_gap, wilcoxon_power
@@ -72,6 +73,7 @@ __all__ = [
     "penalty_matrix",
     "sd_range",
     "seeds_needed",
+    "share_range",
     "sign_flip",
     "signed_rank",
     "student_t",

@@ -88,3 +88,17 @@ def sd_range(sd: float, pairs: int) -> Range:
         return Range(math.nan, math.nan)
     low, high = (sd * math.sqrt((pairs - 1) / quantile) for quantile in chi2.ppf([0.975, 0.025], pairs - 1))
     return Range(low, high)
+
+
+def share_range(share: float, count: int) -> Range:
+    """The 95 % interval of a share of so many independent points, by Wilson's score.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22.
+
+    >>> [round(end, 2) for end in share_range(0.7, 10)], [round(end, 2) for end in share_range(1.0, 4)]
+    ([0.4, 0.89], [0.51, 1.0])
+    """
+    extra = 1.959964**2 / count
+    middle = (share + extra / 2) / (1 + extra)
+    half = math.sqrt(extra * (share * (1 - share) + extra / 4)) / (1 + extra)
+    return Range(max(0.0, middle - half), min(1.0, middle + half))

@@ -136,6 +136,7 @@ def test_the_state(client, session):
         "budget": 50,
         "training_labels": 15,
         "message": "",
+        "instruction": "",
         "keys": ["1", "2"],
     }
 

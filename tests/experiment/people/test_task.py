@@ -18,8 +18,9 @@ from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.people import ask, label, questions, task, tell
 from bdal.experiment.people import session as session_module
 from bdal.experiment.people.session import RunSession
-from bdal.experiment.people.task import load_task, num_wanted
+from bdal.experiment.people.task import held_task, load_task, num_wanted
 from bdal.experiment.run import run
+from bdal.experiment.statistics import share_range
 from bdal.pool import ABSTAIN
 from tests.experiment.made_up import made_up_programs
 
@@ -580,7 +581,9 @@ def test_a_session_from_the_first_point_to_the_last(workdir):
     session.advance()
     state = session.state()
     assert (state.phase, state.round, len(state.items)) == ("label", 1, 4)
-    assert state.history == ((2, ledger(workdir)[-2]["accuracy"]),)
+    accuracy = ledger(workdir)[-2]["accuracy"]
+    assert state.history == ((2, accuracy, *share_range(accuracy, 2)),)  # of 2 labels
+    assert state.history[0].high - state.history[0].low > 0.6
     with pytest.raises(LabelError, match="is not in the open query"):
         session.tell(asked[4], 0)
     with pytest.raises(LabelError, match="expected a class"):
@@ -588,7 +591,7 @@ def test_a_session_from_the_first_point_to_the_last(workdir):
     label_all(session)
     state = session.state()
     assert (state.phase, state.items, state.labels_paid, state.training_labels) == ("finished", (), 12, 9)
-    assert [labels for labels, _ in state.history] == [2, 6, 9]
+    assert [labels for labels, *_ in state.history] == [2, 6, 9]
 
 
 @pytest.mark.parametrize(("cost", "paid"), [(1, 1), (0, 0)])
@@ -606,10 +609,21 @@ def test_abstentions_are_paid_for_as_agreed(experiment, tmp_path, cost, paid):
     assert (state.phase, state.labels_paid, state.training_labels) == ("training", 4 + paid, 1)
     session.advance()
     state = session.state()
-    assert [labels for labels, _ in state.history] == [1]  # trained on, whatever was paid for
+    assert [labels for labels, *_ in state.history] == [1]  # trained on, whatever was paid for
     event = next(event for event in ledger(session._task.workdir) if event["event"] == "evaluated")
     assert (event["labels"], event["abstained"], event["points"]) == (1, 1, 2)
     assert state.message == "Accuracy is measured on the 2 labels for validation."
+
+
+def test_what_people_are_told_may_change_at_any_time(workdir, experiment):
+    session = RunSession(load_task(workdir), Quiet)
+    assert session.state().instruction == "Which class is this?"
+    label_all(session)
+    told = replace(experiment, labels=replace(experiment.labels, instruction="Is it a cat?"))
+    (workdir / "config.yaml").write_text(config.dump(told))
+    task = load_task(workdir)
+    with held_task(task):  # no other run for that
+        assert RunSession(task, Quiet).state().instruction == "Is it a cat?"
 
 
 def test_a_session_that_is_cut_short_anywhere_is_taken_up_by_the_next(workdir, experiment, tmp_path, monkeypatch):

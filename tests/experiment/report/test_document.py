@@ -31,7 +31,7 @@ def document(svg: str) -> Document:
     other = picture._replace(name="other")
     return Document(
         EVIL,
-        [f"lead {EVIL}"],
+        [Paragraph(f"lead {EVIL}")],
         [
             Section(EVIL, [Paragraph(EVIL), Paragraph(EVIL, note=True), Bullets([EVIL, "- item"])]),
             Section(EVIL, [Table(EVIL, ["", EVIL], [[EVIL, "-1.5 [-2, +1]"], ["a-1 | b", "x-1"]], note=EVIL)], level=3),
