@@ -26,6 +26,7 @@ def from_nnx(module, *, batched: bool = True) -> tuple[Apply, Any]:
     Raises:
       ValueError: `batched` does not fit the module (when `apply` is called).
 
+    >>> import jax.numpy as jnp
     >>> from flax import nnx
     >>> apply, params = from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     >>> apply(params, None, jnp.ones(3)).shape
@@ -91,6 +92,7 @@ def from_linen(module, variables, *, batched: bool = True, **call_kwargs) -> tup
         both, so that the key would switch on nothing; `batched` does not fit the module.
 
     >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
     >>> net = nn.Dense(2)
     >>> apply, params = from_linen(net, net.init(jax.random.key(0), jnp.ones((1, 3))))
     >>> apply(params, None, jnp.ones(3)).shape
@@ -136,6 +138,7 @@ def from_batched(fn: Callable, params) -> tuple[Apply, Any]:
 
     Each point is a batch of one with the member's key, so that a mask drawn per row is the same for every point.
 
+    >>> import jax.numpy as jnp
     >>> apply, params = from_batched(lambda params, key, inputs: inputs @ params, jnp.ones((3, 2)))
     >>> apply(params, None, jnp.ones(3)).shape
     (2,)
