@@ -969,22 +969,6 @@ def test_labelled_points_and_targets_without_finite_predictions_are_named_or_lef
         same_query(found, asked(fine, "raise"))
 
 
-@pytest.mark.parametrize("name", ["weighted_coverage", "uncertainty_herding"])
-def test_labelled_points_that_the_score_and_the_cover_both_look_at_are_named(name):
-    def asked(points, on_nonfinite):
-        return query(
-            KEY, make_strategy(name, score="contrastive"), BROKEN, jnp.minimum(POOL, 1), query_size=Q,
-            available=AVAILABLE, labelled_inputs=points, labels=jnp.zeros(len(points), int), on_nonfinite=on_nonfinite,
-        )  # fmt: skip
-
-    fine = jnp.minimum(LABELLED, 1)
-    with pytest.raises(NonFiniteError, match=r"labelled points: expected finite predictions, .* in row 6;"):
-        asked(jnp.concatenate([fine, FAR]), "raise")
-    with pytest.warns(UserWarning, match=r"labelled points: .* in row 6, which this query leaves out"):
-        found = asked(jnp.concatenate([fine, FAR]), "exclude")
-    same_query(found, asked(fine, "raise"))
-
-
 @pytest.mark.parametrize(
     "wrong", [None, LABELS[:-1], LABELS.astype(float), np.asarray(LABELS, np.int64) + 2**32, LABELS - 1]
 )
@@ -995,20 +979,33 @@ def test_labels_that_are_none_are_refused_before_any_cast(wrong):
             query(KEY, make_strategy("uncertainty_herding"), COMMITTEE, POOL, query_size=Q, **changed)
 
 
-def test_held_out_points_without_finite_predictions_are_named_or_left_out():
+@pytest.mark.parametrize(
+    ("name", "options", "noun"),
+    [
+        ("weighted_coverage", {"score": "contrastive"}, "labelled points"),  # the score and the cover both look at them
+        ("uncertainty_herding", {"score": "contrastive"}, "labelled points"),
+        ("uncertainty_herding", {}, "held_out"),
+    ],
+)
+def test_what_a_cover_looks_at_is_named_or_left_out_without_finite_predictions(name, options, noun):
+    held_out = noun == "held_out"
+    fine = jnp.minimum(TARGETS if held_out else LABELLED, 1)
+
     def asked(points, on_nonfinite):
+        known = {"labelled_inputs": jnp.minimum(LABELLED, 1), "labels": LABELS}
+        labels = jnp.zeros(len(points), int)
+        known |= {"held_out": (points, labels)} if held_out else {"labelled_inputs": points, "labels": labels}
         return query(
-            KEY, make_strategy("uncertainty_herding"), BROKEN, jnp.minimum(POOL, 1), query_size=Q, available=AVAILABLE,
-            labelled_inputs=jnp.minimum(LABELLED, 1), labels=LABELS, held_out=(points, jnp.zeros(len(points), int)),
-            on_nonfinite=on_nonfinite,
+            KEY, make_strategy(name, **options), BROKEN, jnp.minimum(POOL, 1), query_size=Q, available=AVAILABLE,
+            on_nonfinite=on_nonfinite, **known,
         )  # fmt: skip
 
-    fine = jnp.minimum(TARGETS, 1)
-    with pytest.raises(NonFiniteError, match=r"held_out: expected finite predictions, .* in row 7"):
-        asked(jnp.concatenate([fine, FAR]), "raise")
-    with pytest.warns(UserWarning, match=r"held_out: .* in row 7, which this query leaves out"):
-        found = asked(jnp.concatenate([fine, FAR]), "exclude")
-    same_query(found, asked(jnp.concatenate([fine, fine[:1]]), "raise"))
+    broken = jnp.concatenate([fine, FAR])
+    with pytest.raises(NonFiniteError, match=rf"{noun}: expected finite predictions, .* in row {len(fine)};"):
+        asked(broken, "raise")
+    with pytest.warns(UserWarning, match=rf"{noun}: .* in row {len(fine)}, which this query leaves out"):
+        found = asked(broken, "exclude")
+    same_query(found, asked(jnp.concatenate([fine, fine[:1]]) if held_out else fine, "raise"))
 
 
 @pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bdal.experiment import figures
 from bdal.experiment.directory import Row
+from bdal.experiment.figures import curves, drawing
 
 STRATEGIES = (
     "random",
@@ -38,7 +39,7 @@ def make_rows(seeds=3, posteriors=("mc_dropout", "deep_ensemble")) -> list[Row]:
 def drawn(monkeypatch):
     """The figures, in the place of files."""
     found: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: found.append(figure) or path)
+    monkeypatch.setattr(drawing, "save", lambda figure, path: found.append(figure) or path)
     return found
 
 
@@ -59,7 +60,7 @@ def test_same_rows_same_bytes_whatever_the_users_style(tmp_path):
 
 def test_what_is_drawn(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    monkeypatch.setattr(drawing, "save", lambda figure, path: drawn.append(figure) or path)
     rows = [
         row
         for row in make_rows()
@@ -74,7 +75,7 @@ def test_what_is_drawn(tmp_path, monkeypatch):
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["test accuracy", "test NLL (nats)", "test ECE"]
     lines = {line.get_label(): line for line in top.get_lines()}
     assert lines.keys() == set(STRATEGIES)
-    assert lines["random"].get_color() == figures.GREY
+    assert lines["random"].get_color() == drawing.GREY
     assert len({(line.get_color(), line.get_marker()) for line in lines.values()}) == len(STRATEGIES)
     assert list(lines["bald"].get_xdata()) == [20, 60]  # one seed has not come to 120
     expected = [
@@ -117,7 +118,7 @@ def test_bands_are_those_of_random_and_the_best_two(tmp_path, drawn):
         panel = figure.axes[column]
         colors = {matplotlib.colors.to_hex(band.get_facecolor()[0]) for band in panel.collections}
         lines = {line.get_label(): line.get_color() for line in panel.get_lines()}
-        assert len(panel.collections) == figures.BANDS == 3
+        assert len(panel.collections) == curves.BANDS == 3
         assert colors == {lines[name].lower() for name in ("random", *best)}
     few = [row for row in rows if row.strategy in ("margin", "bald")]
     figures.learning_curves(few, tmp_path / "curves", ("png",))
@@ -165,7 +166,7 @@ def test_one_point_is_seen_and_many_do_not_hide_the_lines(tmp_path, drawn):
     lines = {curve.get_label(): curve for curve in drawn[-1].axes[0].get_lines()}
     assert lines["random"].get_marker() == "None"
     places = [set(range(50)[slice(start, None, step)]) for start, step in (lines[n].get_markevery() for n in "ab")]
-    assert all(9 <= len(place) <= figures.MARKS for place in places)
+    assert all(9 <= len(place) <= curves.MARKS for place in places)
     assert not places[0] & places[1]
     figures.learning_curves([row for row in rows if row.labels < 120], tmp_path / "curves")
     assert {curve.get_markevery() for curve in drawn[-1].axes[0].get_lines()} == {(0, 1)}
@@ -296,7 +297,7 @@ def test_figures_as_svg_are_the_same_every_time(tmp_path):
 
 
 def test_a_dark_page_has_every_color_of_the_figures():
-    used = {*figures.COLORS, figures.GREY, figures.INK, figures.EDGE, figures.GRID, figures.PALE}
+    used = {*figures.COLORS, drawing.GREY, drawing.INK, drawing.EDGE, drawing.GRID, drawing.PALE}
     assert {color.lower() for color in used} == set(figures.DARK)
 
 

@@ -48,16 +48,16 @@ def common_range(curves: Collection[Curve]) -> tuple[int, int]:
 
 
 class Reached(NamedTuple):
-    """The first label count at which a seed was at the threshold; if it never was, its last one, and `event` False."""
+    """The first label count at which a seed reached the threshold; if it never did, its last one, and `event` False."""
 
     labels: int
     event: bool
 
 
 def labels_to(curve: Curve, threshold: float, *, higher_is_better: bool = True) -> Reached:
-    """The first label count whose model is at the threshold, or that none was: such a seed is censored at its end.
+    """The first label count at which the threshold is reached; a seed that never reaches it is censored at its last.
 
-    What misses it by float32 rounding only, 2⁻²⁰ of it, is at it: 9,000 right of 10,000 are 0.9.
+    Relative tolerance 2⁻²⁰, for float32 rounding: an accuracy of 9,000/10,000 reaches 0.9.
 
     >>> labels_to({20: 0.5, 40: 0.7, 60: 0.9}, 0.7)
     Reached(labels=40, event=True)

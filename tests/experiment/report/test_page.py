@@ -11,6 +11,7 @@ from PIL import Image
 
 from bdal.errors import ConfigError
 from bdal.experiment import config, directory, durable, figures
+from bdal.experiment.figures import drawing
 from bdal.experiment.report import queried, report, sections
 from bdal.experiment.report.gather import gather
 from tests.synthetic import SMALL, digits, events, make_run
@@ -34,7 +35,7 @@ def blank(monkeypatch):
             path.write_text(BLANK)
         return paths
 
-    monkeypatch.setattr(figures, "_save_as", save)
+    monkeypatch.setattr(drawing, "save_as", save)
 
 
 def read(page: Path) -> tuple[str, str]:
