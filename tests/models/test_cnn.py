@@ -85,3 +85,10 @@ def test_dropout_drops_whole_channels():
     alive = np.asarray(features[:, :64] > 0)
     together = alive[:, :32] & alive[:, 32:64]  # channels c and c + 32 share the first mask: ½ · ½ · ½
     np.testing.assert_allclose(together.mean(), 0.125, atol=0.02)
+
+
+def test_an_image_in_bytes_is_divided_by_255():
+    net = CNN(10, dropout=0.0, rngs=nnx.Rngs(0))
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
+    for of_bytes, of_floats in zip(net(jnp.asarray(image)), net(jnp.asarray(image / 255, jnp.float32)), strict=True):
+        np.testing.assert_allclose(of_bytes, of_floats, atol=1e-5)
