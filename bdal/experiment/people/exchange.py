@@ -20,7 +20,7 @@ class Item(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The accuracy of a round, and between which accuracies it may as well lie, where few labels measured it."""
+    """A round's accuracy; measured on labels for validation, with the ends of its 95 % interval."""
 
     training_labels: int
     accuracy: float | None
