@@ -5,6 +5,10 @@ Shapes, ranks and dtypes are always checked. Values are checked at eager calls o
 """
 
 import operator
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +68,89 @@ def sum_tolerance(dtype, num_classes: int) -> float:
 ROUNDED = 0.25  # how far from 1 rounding may bring the sum of a row: 3 decimals of 500 classes, 1 decimal of a few
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def check_array(values, name: str) -> None:
+    """Refuse what is no array of numbers: text, objects, None, arrays of other libraries (PyTorch).
+
+    Lists and plain numbers may pass, and so may what has a NumPy dtype and turns into an array of NumPy.
+
+    Raises:
+      TypeError: says how to make an array of it.
+
+    >>> check_array(["a", "b"], "scores")
+    Traceback (most recent call last):
+    ...
+    TypeError: scores must be numbers, got dtype <U1; turn text or objects into numbers first
+    """
+    leaves = jax.tree.leaves(values) if isinstance(values, list | tuple) else [values]
+    if any(isinstance(leaf, jax.Array) or hasattr(leaf, "__jax_array__") for leaf in leaves):
+        return
+    for leaf in leaves:
+        is_array = isinstance(getattr(leaf, "dtype", None), np.dtype) and hasattr(leaf, "__array__")
+        if not is_array and not isinstance(leaf, str | bytes | bool | int | float | complex):
+            way = {"None": "it is needed here", "a torch.Tensor": "pass its .detach().cpu().numpy()"}
+            found = described_type(leaf)
+            raise TypeError(
+                f"{name} must be a JAX or NumPy array, got {'' if leaf is values else 'a list with '}{found}; "
+                f"{way.get(found, 'pass np.asarray(...) of it')}"
+            )
+    try:
+        dtype = values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype
+    except ValueError:
+        raise TypeError(f"{name} must be an array, got a list whose rows differ in length") from None
+    if not jnp.issubdtype(dtype, jnp.number) and dtype != np.bool_:
+        raise TypeError(f"{name} must be numbers, got dtype {dtype}; turn text or objects into numbers first")
+
+
+def check_inputs(inputs, name: str) -> None:
+    """Raise an error unless `inputs` is a pytree of numeric arrays `[N, ...]`.
+
+    Raises:
+      TypeError: lists of numbers, strings, array-like objects (h5py), arrays of other libraries.
+
+    >>> check_inputs(jnp.zeros((3, 2)), "inputs")
+    """
+    for leaf in jax.tree.leaves(inputs):
+        if isinstance(leaf, jax.Array):
+            continue
+        if not isinstance(leaf, np.ndarray | np.generic):
+            kind = "a Python list" if isinstance(inputs, list) else f"a {type(leaf).__module__}.{type(leaf).__name__}"
+            raise TypeError(
+                f"{name}: expected JAX or NumPy arrays [N, ...], got {kind}; pass np.asarray(...) of it, or an "
+                "np.memmap of what does not fit in memory"
+            )
+        if not np.issubdtype(leaf.dtype, np.number) and leaf.dtype != np.bool_ and leaf.dtype.kind != "V":
+            raise TypeError(
+                f"{name}: expected numbers, got dtype {leaf.dtype}; turn text or objects into numbers first, such as "
+                "token numbers or embeddings"
+            )
+
+
+def as_array(values, name: str) -> jax.Array:
+    """`values` as a JAX array, once `check_array` lets them pass; NumPy arrays of any byte order and width."""
+    check_array(values, name)
+    if isinstance(values, jax.Array):
+        return values
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, np.dtype) and not dtype.isnative:
+        values = np.asarray(values).astype(dtype.newbyteorder("="))
+    return jnp.asarray(values)
+
+
+def described_type(value) -> str:
+    """The type of a value, in words: `None`, `a list`, `a torch.Tensor`."""
+    if value is None:
+        return "None"
+    module, name = type(value).__module__, type(value).__qualname__
+    return f"a {name}" if module in ("builtins", "__main__") or module.startswith("bdal.") else f"a {module}.{name}"
+
+
 def check_floating(values, name: str) -> jax.Array:
     """`values` as a float32 array; an integer, boolean or complex array is refused with a TypeError."""
+    check_array(values, name)
     dtype = getattr(values, "dtype", None)
     dtype = jnp.asarray(values).dtype if dtype is None else dtype
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -103,12 +188,54 @@ first sums to 5.136); these look like probabilities: pass jnp.log(...)
         raise ValueError(f"{name} must have shape [..., K, C] (members, classes last), got {shape}")
     if shape[-1] == 0 or shape[-2] == 0:
         raise ValueError(f"{name} must have at least one member and one class, [..., K, C], got {shape}")
+    if shape[-1] == 1:
+        raise ValueError(
+            f"{name} must have two classes or more, [..., K, C], got {shape}; of a binary classifier with one logit z "
+            "pass jax.nn.log_softmax(jnp.stack([jnp.zeros_like(z), z], -1))"
+        )
     if is_concrete(log_probs):
         tolerance = sum_tolerance(dtype, shape[-1])
         with jax.ensure_compile_time_eval():  # a constant inside a trace has values too
             if not bool(_rows_sum_to_one(log_probs, tolerance)):
                 _explain_log_probs(np.asarray(log_probs), name, tolerance)
+            _warn_of_axes(log_probs, name, rank)
     return log_probs
+
+
+MANY = 1000  # rows that are more likely points than members
+
+
+def _warn_of_axes(log_probs: jax.Array, name: str, rank: int | None) -> None:
+    """Warn where the axis of the members looks like that of the points: it is long, and predictions differ along it."""
+    *points, num_members, _ = log_probs.shape
+    if num_members < MANY or num_members < 10 * max(points, default=1):
+        return
+    if not points and rank is None:
+        warnings.warn(
+            f"{name} {log_probs.shape} are read as [K, C], one point and {num_members} members; if they are one "
+            f"prediction a point, [N, C], pass {name}[:, None] (axis order: points, members, classes)",
+            stacklevel=4,
+        )
+    elif len(points) == 1 and points[0] > 1 and bool(_differ_more_along_members(log_probs)):
+        warnings.warn(
+            f"{name} {log_probs.shape} are read as [N, K, C], {points[0]} points and {num_members} members; if they "
+            f"are [K, N, C], pass jnp.swapaxes({name}, 0, 1) (axis order: points, members, classes)",
+            stacklevel=4,
+        )
+
+
+@jax.jit
+def _differ_more_along_members(log_probs: jax.Array) -> jax.Array:
+    """Whether members of a point differ more than points of a member do, `[N, K, C]`."""
+    probs = jnp.exp(log_probs)
+    return probs.var(1, ddof=1).sum(-1).mean() > 2 * probs.var(0, ddof=1).sum(-1).mean()
+
+
+def axis_order(shape: tuple[int, ...], num_points: int, name: str) -> str:
+    """What to add to the message of a shape that does not fit, where it is `[K, N, C]` for N points."""
+    if len(shape) == 3 and shape[0] != num_points and shape[1] == num_points:
+        return f"; axis order: pass [N, K, C], jnp.swapaxes({name}, 0, 1)"
+    return ""
 
 
 @jax.jit
@@ -135,12 +262,24 @@ def _explain_log_probs(log_probs: np.ndarray, name: str, tolerance: float) -> No
             hint = "these look like probabilities: pass jnp.log(...)"
         elif (rows >= 0).all() and (np.abs(rows.sum(-1) - 1) <= ROUNDED).all():
             hint = "these look like rounded probabilities: pass jnp.log(probs / probs.sum(-1, keepdims=True))"
+        elif (axis := _axis_of_classes(log_probs, tolerance)) is not None:
+            hint = f"they do along axis {axis} (axis order: classes last): pass jnp.moveaxis({name}, {axis}, -1)"
         else:
             hint = "these look like logits: pass jax.nn.log_softmax(...)"
         raise ValueError(
             f"{name} must be log-probabilities: exp of a row must sum to 1, but {wrong.sum()} of {wrong.size} rows "
             f"do not (the first sums to {sums[wrong][0]:.4g}); {hint}"
         )
+
+
+def _axis_of_classes(log_probs: np.ndarray, tolerance: float) -> int | None:
+    """The axis, not the last, along which these are log-probabilities."""
+    with np.errstate(over="ignore", divide="ignore"):
+        for axis in range(log_probs.ndim - 1):
+            sums = np.exp(log_probs.astype(np.float64)).sum(axis)
+            if log_probs.shape[axis] > 1 and (np.abs(np.log(sums)) <= tolerance).all():
+                return axis
+    return None
 
 
 def check_finite(values, name: str, available=None) -> None:
@@ -174,6 +313,64 @@ def _finite_rows(values: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(values), axis=tuple(range(1, values.ndim)))
 
 
+def check_count(value, name: str) -> int:
+    """A number of at least 1 that is known before tracing, as a Python int."""
+    if isinstance(value, bool | np.bool_ | np.ndarray | jax.Array) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a Python int, known before tracing, got {_shown(value)}")
+    if operator.index(value) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return operator.index(value)
+
+
+def check_number(value, name: str) -> None:
+    """Refuse what is no one real number; an array of no axes is one."""
+    real = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
+    if not real or np.shape(value) != () or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+        raise TypeError(f"{name} must be a number, got {_shown(value)}")
+
+
+def _shown(value) -> str:
+    if isinstance(value, Tracer):
+        return "a traced value"
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array of {value.dtype} and shape {value.shape}"
+    plain = value is None or isinstance(value, int | float | str | list | tuple)
+    return repr(value) if plain else described_type(value)
+
+
+def check_key(key, name: str = "key") -> None:
+    """Refuse what is no one key of `jax.random`, with a TypeError; `jax.random.PRNGKey(0)` is one as well.
+
+    >>> check_key(50)
+    Traceback (most recent call last):
+    ...
+    TypeError: key: expected a key such as jax.random.key(0), got 50; pass jax.random.key(50)
+    """
+    if isinstance(key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        axes = key.ndim if typed else key.ndim - 1  # of raw keys the last are words
+        if (typed or (key.dtype == np.uint32 and key.shape[-1:] in ((2,), (4,)))) and axes == 0:
+            return
+        if typed or (key.dtype == np.uint32 and axes > 0):
+            raise TypeError(f"{name}: expected one key, got keys of shape {key.shape}; pass one of them, keys[0]")
+    number = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    way = f"pass jax.random.key({key})" if number else "is the key forgotten?"
+    raise TypeError(f"{name}: expected a key such as jax.random.key(0), got {_shown(key)}; {way}")
+
+
+def key_first(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """`function`, whose first argument is a key, with that one checked before Python counts the others."""
+
+    @wraps(function)
+    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        options: dict[str, Any] = dict(kwargs)
+        if args or "key" in options:
+            check_key(args[0] if args else options["key"])
+        return function(*args, **kwargs)
+
+    return checked
+
+
 def check_query(available, query_size: int, pad: bool) -> None:
     """Refuse a query that cannot be answered.
 
@@ -186,10 +383,8 @@ def check_query(available, query_size: int, pad: bool) -> None:
     ValueError: query_size is 3, but only 2 of 3 rows are available; ask for fewer, or pass pad=True to have \
 the rest of the indices filled with -1
     """
-    if isinstance(query_size, bool | np.bool_) or not hasattr(query_size, "__index__") or not is_concrete(query_size):
-        raise TypeError(f"query_size must be a Python int, known before tracing, got {query_size!r}")
-    if operator.index(query_size) < 1:
-        raise ValueError(f"query_size must be at least 1, got {query_size}")
+    check_count(query_size, "query_size")
+    check_array(available, "available")
     dtype, shape = getattr(available, "dtype", None), np.shape(available)
     if dtype is None:
         dtype = np.asarray(available).dtype

@@ -16,14 +16,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import LabelError, is_concrete
-from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_inputs, check_labels, extend
+from bdal.errors import LabelError, check_inputs, check_key, is_concrete, key_first
+from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend
 from bdal.selection import Query
 from bdal.strategy import (
     Health,
     QueryStrategy,
     check_health,
-    check_key,
     check_on_nonfinite,
     check_own_committee,
     draw_targets,
@@ -175,6 +174,7 @@ def _check_sets(labelled: LabelledSet, validation: LabelledSet | None, num_class
             check_labels(np.asarray(part.labels)[:size], np.asarray(part.indices)[:size], num_classes)
 
 
+@key_first
 def ask(
     key, committee, labelled: LabelledSet, excluded=None, *, strategy: QueryStrategy, inputs, query_size: int,
     candidates: int | None = None, targets=None, validation: LabelledSet | None = None, on_nonfinite: str = "raise",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bdal.errors import CapacityError, LabelError
+from bdal.errors import CapacityError, LabelError, check_inputs
 
 ABSTAIN = -(2**30)  # an oracle will not label the point; -1, and what a NaN becomes as int32, stay errors
 
@@ -129,30 +129,6 @@ def check_answers(labels, indices, num_classes: int | None = None) -> np.ndarray
         given = np.where(np.asarray(labels) == ABSTAIN, 0, labels)
     check_labels(given, indices, num_classes)
     return np.asarray(labels).astype(np.int32)
-
-
-def check_inputs(inputs, name: str) -> None:
-    """Raise an error unless `inputs` is a pytree of numeric arrays `[N, ...]`.
-
-    Raises:
-      TypeError: lists of numbers, strings, array-like objects (h5py), arrays of other libraries.
-
-    >>> check_inputs(jnp.zeros((3, 2)), "inputs")
-    """
-    for leaf in jax.tree.leaves(inputs):
-        if isinstance(leaf, jax.Array):
-            continue
-        if not isinstance(leaf, np.ndarray | np.generic):
-            kind = "a Python list" if isinstance(inputs, list) else f"a {type(leaf).__module__}.{type(leaf).__name__}"
-            raise TypeError(
-                f"{name}: expected JAX or NumPy arrays [N, ...], got {kind}; pass np.asarray(...) of it, or an "
-                "np.memmap of what does not fit in memory"
-            )
-        if not np.issubdtype(leaf.dtype, np.number) and leaf.dtype != np.bool_ and leaf.dtype.kind != "V":
-            raise TypeError(
-                f"{name}: expected numbers, got dtype {leaf.dtype}; turn text or objects into numbers first, such as "
-                "token numbers or embeddings"
-            )
 
 
 def device_dtype(array) -> np.dtype:

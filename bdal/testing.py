@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_log_probs
+from bdal.errors import axis_order, check_log_probs
 
 TOLERANCE = 0.02  # total variation; rounding in half precision stays below, a dropout mask does not
 
@@ -52,7 +52,10 @@ def check_committee(committee, inputs) -> None:
 def _probs(committee, inputs, num_points: int) -> np.ndarray:
     log_probs = check_log_probs(committee.log_probs(inputs), "committee.log_probs", rank=3)  # [B, K, C]
     if log_probs.shape[0] != num_points:
-        raise ValueError(f"committee.log_probs: expected [B, K, C] with B = {num_points}, got {log_probs.shape}")
+        raise ValueError(
+            f"committee.log_probs: expected [B, K, C] with B = {num_points}, got {log_probs.shape}"
+            f"{axis_order(log_probs.shape, num_points, 'log_probs')}"
+        )
     return np.exp(np.asarray(log_probs))
 
 

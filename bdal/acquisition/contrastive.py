@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_finite, check_floating, check_log_probs, is_concrete
+from bdal.errors import as_array, axis_order, check_count, check_finite, check_floating, check_log_probs, is_concrete
 from bdal.information import LOG_ZERO, log_mean_exp
 
 BLOCK = 2**20  # numbers held at a time, of some points with all labelled ones
@@ -56,13 +56,11 @@ def contrastive(
     >>> contrastive(log_probs, features, labelled_log_probs, features, num_neighbours=1).round(4).tolist()
     [0.6930999755859375, 0.6930999755859375]
     """
-    if isinstance(num_neighbours, bool | np.bool_) or not isinstance(num_neighbours, int | np.integer):
-        raise TypeError(f"num_neighbours must be a Python int, got {num_neighbours!r}")
-    if num_neighbours < 1:
-        raise ValueError(f"num_neighbours must be at least 1, got {num_neighbours}")
-    labelled_log_probs, labelled_features = jnp.asarray(labelled_log_probs), jnp.asarray(labelled_features)
+    num_neighbours = check_count(num_neighbours, "num_neighbours")
+    labelled_log_probs = as_array(labelled_log_probs, "labelled_log_probs")
+    labelled_features = as_array(labelled_features, "labelled_features")
     num_labelled = labelled_log_probs.shape[0] if labelled_log_probs.ndim else 0
-    labelled = jnp.ones(num_labelled, bool) if labelled is None else jnp.asarray(labelled)
+    labelled = jnp.ones(num_labelled, bool) if labelled is None else as_array(labelled, "labelled")
     if labelled.shape != (num_labelled,) or labelled.dtype != bool:
         raise ValueError(
             f"labelled must be a boolean mask with a row for each of labelled_log_probs {labelled_log_probs.shape}, "
@@ -75,7 +73,8 @@ def contrastive(
 
     log_mean = _mean_prediction(log_probs, "log_probs", "N")
     labelled_log_mean = _mean_prediction(labelled_log_probs, "labelled_log_probs", "L")
-    features = _check_features(features, "features", "N", log_mean.shape[0])
+    hint = axis_order(np.shape(log_probs), (np.shape(features) or (0,))[0], "log_probs")
+    features = _check_features(features, "features", "N", log_mean.shape[0], hint)
     labelled_features = _check_features(labelled_features, "labelled_features", "L", num_labelled)
     if labelled_log_mean.shape[1] != log_mean.shape[1] or labelled_features.shape[1] != features.shape[1]:
         raise ValueError(
@@ -83,7 +82,7 @@ def contrastive(
             f"the D = {features.shape[1]} columns of features, got {labelled_log_mean.shape[1]} and "
             f"{labelled_features.shape[1]}"
         )
-    num_neighbours = min(int(num_neighbours), num_labelled)
+    num_neighbours = min(num_neighbours, num_labelled)
     return _contrastive(log_mean, features, labelled_log_mean, labelled_features, labelled, num_neighbours)
 
 
@@ -103,10 +102,10 @@ def _mean_prediction(log_probs, name: str, axis: str) -> jax.Array:
     return log_mean_exp(log_probs, axis=-2) if log_probs.ndim == 3 else jnp.maximum(log_probs, LOG_ZERO)
 
 
-def _check_features(features, name: str, axis: str, num_rows: int) -> jax.Array:
+def _check_features(features, name: str, axis: str, num_rows: int, hint: str = "") -> jax.Array:
     features = check_floating(features, name)
     if features.ndim != 2 or features.shape[0] != num_rows:
-        raise ValueError(f"{name} must have shape [{axis}, D] with {axis} = {num_rows}, got {features.shape}")
+        raise ValueError(f"{name} must have shape [{axis}, D] with {axis} = {num_rows}, got {features.shape}{hint}")
     check_finite(features, name)
     return features
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.acquisition.disagreement import variation_ratio
-from bdal.errors import LabelError, check_log_probs, is_concrete
+from bdal.errors import LabelError, as_array, axis_order, check_log_probs, is_concrete
 
 
 def label_dispersion(log_probs: jax.Array) -> jax.Array:
@@ -70,11 +70,12 @@ def forgetting_events(log_probs: jax.Array, labels: jax.Array | None = None) -> 
 
 
 def _check_labels(labels, shape: tuple[int, ...]) -> jax.Array:
-    given, labels = labels, jnp.asarray(labels)
+    given, labels = labels, as_array(labels, "labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape[:-2]:
         raise LabelError(
             f"labels must be integers of shape {shape[:-2]}, one for each point of log_probs {shape}, "
             f"got dtype {labels.dtype} and shape {labels.shape}"
+            f"{axis_order(shape, labels.size, 'log_probs')}"
         )
     if is_concrete(labels) and labels.size:
         values = np.asarray(given)  # before the cast to 32 bits

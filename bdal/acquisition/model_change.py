@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_finite, check_floating, check_log_probs, is_concrete
+from bdal.errors import axis_order, check_finite, check_floating, check_log_probs, is_concrete
 from bdal.information import log_mean_exp, relative_to_mean
 
 
@@ -49,7 +49,7 @@ def _checked(log_probs, features) -> tuple[jax.Array, jax.Array]:
     if features.ndim != log_probs.ndim or features.shape[:-1] != log_probs.shape[:-1]:
         raise ValueError(
             f"features must have shape [..., K, D] with the leading axes of log_probs {log_probs.shape}, "
-            f"got {features.shape}"
+            f"got {features.shape}{axis_order(log_probs.shape, (features.shape or (0,))[0], 'log_probs')}"
         )
     check_finite(features, "features")
     return log_probs, features
@@ -119,7 +119,7 @@ def expected_model_change(
     if gradient_norms.shape != log_probs.shape:
         raise ValueError(
             f"gradient_norms must have the shape of log_probs {log_probs.shape}, [..., K, C], "
-            f"got {gradient_norms.shape}"
+            f"got {gradient_norms.shape}{axis_order(log_probs.shape, (gradient_norms.shape or (0,))[0], 'log_probs')}"
         )
     check_finite(gradient_norms, "gradient_norms")
     _check_labels(labels)

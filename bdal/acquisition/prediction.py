@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_finite, check_floating, check_log_probs, is_concrete
+from bdal.errors import axis_order, check_finite, check_floating, check_log_probs, is_concrete
 from bdal.information import kl_term, relative_to_mean
 
 BLOCK = 2**20  # numbers held at a time (a cache full): all pairs of classes, of some points and some targets
@@ -247,12 +247,21 @@ def _checked(log_probs, target_log_probs, target_weights) -> tuple[jax.Array, ja
     if targets.shape[1] != log_probs.shape[1]:
         raise ValueError(
             f"target_log_probs must come from the {log_probs.shape[1]} members of log_probs {log_probs.shape}, "
-            f"in the same order, got shape {targets.shape}"
+            f"in the same order, got shape {targets.shape}{_swapped(log_probs.shape, targets.shape)}"
         )
     if target_weights is None:
         return log_probs, targets, jnp.full(targets.shape[0], 1 / targets.shape[0], jnp.float32)
     weights = check_weights(target_weights, targets.shape[0])
     return log_probs, targets, weights
+
+
+def _swapped(shape: tuple[int, ...], targets: tuple[int, ...]) -> str:
+    """What to add where the members are the first axis of either, or of both."""
+    if shape[0] == targets[0]:
+        return "; axis order: pass [N, K, C] and [T, K, C], jnp.swapaxes(..., 0, 1) of both"
+    return axis_order(shape, shape[1] if shape[0] == targets[1] else 0, "log_probs") or axis_order(
+        targets, targets[1] if targets[0] == shape[1] else 0, "target_log_probs"
+    )
 
 
 def check_weights(target_weights, num_targets: int) -> jax.Array:

@@ -7,6 +7,7 @@ import numpy as np
 from bdal.errors import (
     ROUNDED,
     LabelError,
+    as_array,
     check_finite,
     check_floating,
     check_log_probs,
@@ -72,12 +73,13 @@ def check_log_predictions(log_probs, labels) -> tuple[jax.Array, jax.Array]:
 
 def check_labels_of(predictions, labels, name: str) -> jax.Array:
     """`labels [..., N]` as int32, checked against `predictions [..., N, C]` as `check_predictions` says."""
-    if not isinstance(labels, jax.Array) and np.asarray(labels).dtype.kind in "USO":
+    known = isinstance(labels, list | tuple | str) or isinstance(getattr(labels, "dtype", None), np.dtype)
+    if known and not isinstance(labels, jax.Array) and np.asarray(labels).dtype.kind in "USO":
         raise LabelError(
             "labels must be integers [..., N], got text; pass the column of each class, "
             "np.unique(labels, return_inverse=True)[1] where the columns are the classes in the order of their names"
         )
-    given, labels = labels, jnp.asarray(labels)
+    given, labels = labels, as_array(labels, "labels")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise LabelError(f"labels must be integers [..., N], got dtype {labels.dtype}")
     shape = predictions.shape

@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from bdal.errors import check_query, is_concrete
+from bdal.errors import check_number, check_query, is_concrete
 from bdal.selection.coverage import check_features
 from bdal.selection.fold import Query, greedy, no_rows_no_picks
 from bdal.selection.kernels import check_probs
@@ -169,9 +169,11 @@ def bait_one_vector(
 
 
 def _forward_size(noise_sigma, oversample, available, query_size) -> int:
+    check_number(noise_sigma, "noise_sigma")
+    check_number(oversample, "oversample")
     if is_concrete(noise_sigma) and not 0 < float(noise_sigma) < float("inf"):
         raise ValueError(f"noise_sigma must be finite and positive, got {noise_sigma}")
-    if isinstance(oversample, bool) or not is_concrete(oversample) or not 1 <= float(oversample) < float("inf"):
+    if not is_concrete(oversample) or not 1 <= float(oversample) < float("inf"):
         raise ValueError(f"oversample must be a finite number of at least 1, known before tracing, got {oversample!r}")
     check_query(available, query_size, pad=True)
     return max(query_size, min(round(float(oversample) * query_size), len(available)))

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bdal.errors import as_array
+
 
 def check_mask(mask, name: str, available) -> jax.Array:
     """A boolean mask `[R]` of the shape of `available`; None is a mask of nothing."""
     if mask is None:
         return jnp.zeros(np.shape(available), bool)
-    mask = jnp.asarray(mask)
+    mask = as_array(mask, name)
     if mask.shape != np.shape(available) or mask.dtype != bool:
         raise ValueError(
             f"{name} must be a boolean mask of the shape of available {np.shape(available)}, "
@@ -20,7 +22,7 @@ def check_mask(mask, name: str, available) -> jax.Array:
 
 def check_groups(groups, name: str, available) -> jax.Array:
     """Group numbers `[R]` as int32."""
-    groups = jnp.asarray(groups)
+    groups = as_array(groups, name)
     if not jnp.issubdtype(groups.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {groups.dtype}")
     if groups.shape != np.shape(available):

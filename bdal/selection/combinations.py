@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import LabelError, check_finite, check_query, is_concrete
+from bdal.errors import (
+    LabelError,
+    as_array,
+    check_count,
+    check_finite,
+    check_inputs,
+    check_key,
+    check_query,
+    is_concrete,
+)
 from bdal.selection.checks import check_groups
 from bdal.selection.covers import facility_location
 from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
@@ -45,7 +54,7 @@ def standardised_sum(*scores: jax.Array, weights: jax.Array, available: jax.Arra
     [-0.75, 0.75]
     """
     check_query(available, 1, pad=True)
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = as_array(weights, "weights").astype(jnp.float32)
     if not scores or weights.shape != (len(scores),):
         raise ValueError(f"weights must hold one number for each of {len(scores)} scores, got shape {weights.shape}")
     check_finite(weights, "weights")
@@ -138,6 +147,7 @@ def two_stage(
     [4, 3]
     """
     check_query(available, query_size, pad)
+    check_inputs(inputs, "inputs")
     _check_candidates(size, query_size, "size")
     size = min(size, np.shape(available)[0])
     rows = top_k(scores, available=available, query_size=size, key=key, pad=True).indices  # [M]
@@ -206,7 +216,7 @@ def suggestive_annotation(
 
 
 def _check_candidates(candidates: int, query_size: int, name: str) -> None:
-    if candidates < query_size:
+    if check_count(candidates, name) < query_size:
         raise ValueError(f"{name} must be at least the query size {query_size}, got {candidates}")
 
 
@@ -316,6 +326,10 @@ def agglomerative_clusters(
         raise TypeError("agglomerative_clusters runs on the host: call it outside jit, once, before the first round")
     if (num_clusters is None) == (distance is None):
         raise ValueError(f"give one of num_clusters and distance, got {num_clusters} and {distance}")
+    if num_clusters is not None:
+        check_count(num_clusters, "num_clusters")
+    if key is not None:
+        check_key(key)
     check_query(available, 1, pad=True)
     features, rows = check_rows(features, "features", available), np.asarray(available)
     kept = np.asarray(features, np.float64)[rows]
@@ -388,7 +402,7 @@ def class_balanced(
     [3, 0, 2]
     """
     scores = check_scores(scores, available, query_size, pad)
-    predicted, counts = check_groups(predicted, "predicted", available), jnp.asarray(counts)
+    predicted, counts = check_groups(predicted, "predicted", available), as_array(counts, "counts")
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"counts must be integers, got dtype {counts.dtype}")
     if counts.ndim != 1:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdal.errors import check_query
+from bdal.selection.checks import check_mask
 from bdal.selection.fold import Query, greedy, no_rows_no_picks
 from bdal.selection.penalties import check_rows
 
@@ -80,12 +81,7 @@ def check_features(features, available, labelled, query_size: int, pad: bool) ->
     check_query(available, query_size, pad)
     available = jnp.asarray(available)
     if labelled is not None:
-        labelled = jnp.asarray(labelled)
-        if labelled.shape != available.shape or labelled.dtype != bool:
-            raise ValueError(
-                f"labelled must be a boolean mask of the shape of available {available.shape}, "
-                f"got dtype {labelled.dtype} and shape {labelled.shape}"
-            )
+        labelled = check_mask(labelled, "labelled", available)
     return check_rows(features, "features", available, also=labelled), available, labelled
 
 

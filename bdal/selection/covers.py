@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_query, is_concrete
+from bdal.errors import check_number, check_query, is_concrete
 from bdal.selection.checks import check_mask
 from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.penalties import check_rows
@@ -310,6 +310,8 @@ def _checked_cover(
     check_query(available, query_size, pad)
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
+    if bandwidth is not None:
+        check_number(bandwidth, name)
     if bandwidth is not None and is_concrete(bandwidth) and not 0 < float(bandwidth) < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {bandwidth}")
     available, labelled = jnp.asarray(available), check_mask(labelled, "labelled", available)

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from bdal.errors import is_concrete
+from bdal.errors import check_number, is_concrete
 from bdal.selection.coverage import check_features
 from bdal.selection.fold import Query, greedy, no_rows_no_picks
 
@@ -71,6 +71,7 @@ def max_det(
     >>> max_det(features, noise_sigma=0.0, available=jnp.ones(3, bool), query_size=3)._asdict()
     {'indices': Array([0, 2, 1], dtype=int32), 'gains': Array([9., 1., 0.], dtype=float32)}
     """
+    check_number(noise_sigma, "noise_sigma")
     if is_concrete(noise_sigma) and not 0 <= float(noise_sigma) < float("inf"):
         raise ValueError(f"noise_sigma must be finite and not negative, got {noise_sigma}")
     features, available, labelled = check_features(features, available, labelled, query_size, pad)

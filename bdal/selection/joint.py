@@ -12,7 +12,6 @@ under- or overflows however large the batch, and nothing is lost to cancellation
 Axes: R rows, K members, C classes, Q query size, M configurations.
 """
 
-import operator
 import warnings
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_log_probs, check_query, is_concrete
+from bdal.errors import as_array, axis_order, check_count, check_key, check_log_probs, check_query, is_concrete
 from bdal.information import kl_term, relative_to_mean, shared_information
 from bdal.selection.fold import Query, argmax, no_rows_no_picks
 
@@ -93,12 +92,15 @@ def batchbald(
     (True, [0.637, 0.462])
     """
     check_query(available, query_size, pad)
-    num_samples = _check_count(num_samples, "num_samples")
-    screen_samples = _check_count(screen_samples, "screen_samples")
-    shortlist = None if shortlist is None else _check_count(shortlist, "shortlist")
-    log_probs, available = jnp.asarray(log_probs), jnp.asarray(available)
+    num_samples = check_count(num_samples, "num_samples")
+    screen_samples = check_count(screen_samples, "screen_samples")
+    shortlist = None if shortlist is None else check_count(shortlist, "shortlist")
+    log_probs, available = as_array(log_probs, "log_probs"), jnp.asarray(available)
     if log_probs.ndim == 3 and log_probs.shape[0] != available.shape[0]:
-        raise ValueError(f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}")
+        raise ValueError(
+            f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}"
+            f"{axis_order(log_probs.shape, available.shape[0], 'log_probs')}"
+        )
     if log_probs.ndim == 3 and jnp.issubdtype(log_probs.dtype, jnp.floating):  # rows nobody looks at become uniform
         uniform = jnp.full((), -np.log(max(1, log_probs.shape[2])), log_probs.dtype)
         log_probs = jnp.where(available[:, None, None], log_probs, uniform)
@@ -312,14 +314,6 @@ def _thinned(key, configurations: _Configurations, size: int) -> _Configurations
     return _Configurations(jnp.full(size, 1 / size, jnp.float32), members[drawn], jnp.int32(size))
 
 
-def _check_count(value, name: str) -> int:
-    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__") or not is_concrete(value):
-        raise TypeError(f"{name} must be a Python int, known before tracing, got {value!r}")
-    if operator.index(value) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return operator.index(value)
-
-
 def _warn_of_ceiling(query: Query, num_members: int) -> None:
     joint = np.cumsum(np.asarray(query.gains, np.float64))
     picked = np.asarray(query.indices) >= 0
@@ -331,7 +325,7 @@ def _warn_of_ceiling(query: Query, num_members: int) -> None:
             f"before pick {past.argmax() + 1} of {len(past)} less than {CEILING} of it was left; from there on rows "
             "are picked by BALD less the largest information shared with a chosen row; use more members, or a smaller "
             "query_size",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -360,7 +354,7 @@ def joint_information(log_probs: jax.Array, *, num_samples: int = 100_000, key: 
     >>> [round(float(joint_information(jnp.stack(batch))), 4) for batch in ([sure, sure], [sure, other])]  # log 3
     [0.6365, 1.0986]
     """
-    num_samples = _check_count(num_samples, "num_samples")
+    num_samples = check_count(num_samples, "num_samples")
     log_probs = check_log_probs(log_probs, rank=3)
     query_size, _, num_classes = log_probs.shape
     if query_size == 0:
@@ -370,6 +364,8 @@ def joint_information(log_probs: jax.Array, *, num_samples: int = 100_000, key: 
             f"the {num_classes}^{query_size - 1} labellings of all rows but the last do not fit num_samples = "
             f"{num_samples}: pass a key to draw that many of them, or a larger num_samples"
         )
+    if key is not None:
+        check_key(key)
     return _joint_information(key, log_probs, min(num_samples, num_classes ** (query_size - 1)))
 
 

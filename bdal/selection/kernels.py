@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_finite, check_floating, check_log_probs, is_concrete, sum_tolerance
+from bdal.errors import (
+    check_count,
+    check_finite,
+    check_floating,
+    check_key,
+    check_log_probs,
+    is_concrete,
+    sum_tolerance,
+)
 from bdal.information import relative_to_mean
 
 BLOCK = 2**24  # numbers held at a time beside the result
@@ -77,8 +85,8 @@ def gradient_features(probs: jax.Array, embeddings: jax.Array, *, sketch_dim: in
     >>> features.shape, bool((features[1] == 0).all())  # sure: no gradient
     ((2, 4), True)
     """
-    if isinstance(sketch_dim, bool) or not hasattr(sketch_dim, "__index__") or sketch_dim < 1:
-        raise ValueError(f"sketch_dim must be a positive Python int, got {sketch_dim!r}")
+    check_key(key)
+    sketch_dim = check_count(sketch_dim, "sketch_dim")
     probs = check_probs(probs)
     embeddings = check_floating(embeddings, "embeddings")
     if embeddings.ndim != 2 or embeddings.shape[0] != probs.shape[0]:
@@ -86,7 +94,7 @@ def gradient_features(probs: jax.Array, embeddings: jax.Array, *, sketch_dim: in
             f"embeddings must have shape [R, D] with R = {probs.shape[0]} as in probs, got {embeddings.shape}"
         )
     check_finite(embeddings, "embeddings")
-    return _gradient_features(probs, embeddings, key, int(sketch_dim))
+    return _gradient_features(probs, embeddings, key, sketch_dim)
 
 
 @partial(jax.jit, static_argnames="sketch_dim")

@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_finite, check_floating, check_log_probs, check_query, is_concrete
+from bdal.errors import (
+    as_array,
+    axis_order,
+    check_finite,
+    check_floating,
+    check_log_probs,
+    check_number,
+    check_query,
+    is_concrete,
+)
 from bdal.information import mutual_information, relative_to_mean, shared_information
 from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.ranking import check_scores
@@ -62,6 +71,7 @@ def diverse(
     """
     scores = check_scores(scores, available, query_size, pad)
     embeddings = check_rows(embeddings, "embeddings", available)
+    check_number(weight, "weight")
     if is_concrete(weight) and not 0 <= float(weight) < float("inf"):
         raise ValueError(f"weight must be finite and not negative, got {weight}")
     return _diverse(scores, embeddings, jnp.float32(weight), jnp.asarray(available), key, query_size)
@@ -147,9 +157,12 @@ def mutual_information_penalty(
     check_query(available, query_size, pad)
     if reduce not in ("max", "sum"):
         raise ValueError(f'reduce must be "max" or "sum", got {reduce!r}')
-    log_probs, available = jnp.asarray(log_probs), jnp.asarray(available)
+    log_probs, available = as_array(log_probs, "log_probs"), jnp.asarray(available)
     if log_probs.ndim == 3 and log_probs.shape[0] != available.shape[0]:
-        raise ValueError(f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}")
+        raise ValueError(
+            f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}"
+            f"{axis_order(log_probs.shape, available.shape[0], 'log_probs')}"
+        )
     if log_probs.ndim == 3 and jnp.issubdtype(log_probs.dtype, jnp.floating):  # rows nobody looks at become uniform
         uniform = jnp.full((), -np.log(max(1, log_probs.shape[2])), log_probs.dtype)
         log_probs = jnp.where(available[:, None, None], log_probs, uniform)

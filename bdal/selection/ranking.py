@@ -55,7 +55,11 @@ def check_scores(scores, available, query_size: int, pad: bool) -> jax.Array:
     check_query(available, query_size, pad)
     scores = check_floating(scores, "scores")
     if scores.shape != np.shape(available):
-        raise ValueError(f"scores must have the shape of available, [R] = {np.shape(available)}, got {scores.shape}")
+        one = "; log_probs without members, [N, C], are read as one point of N members: pass log_probs[:, None] to it"
+        raise ValueError(
+            f"scores must have the shape of available, [R] = {np.shape(available)}, got {scores.shape}"
+            f"{'' if scores.shape else one}"
+        )
     check_finite(scores, "scores", available)
     return scores
 

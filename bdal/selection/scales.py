@@ -6,7 +6,7 @@ Axes: R rows, D features, B rows of a block.
 import jax
 import jax.numpy as jnp
 
-from bdal.errors import check_query
+from bdal.errors import as_array, check_number, check_query
 from bdal.selection.checks import check_groups, check_mask
 from bdal.selection.penalties import check_rows
 
@@ -27,6 +27,9 @@ def unit_rows(features: jax.Array) -> jax.Array:
     >>> unit_rows(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.0, 1.0], [0.0, 0.0]]
     """
+    features = as_array(features, "features")
+    if features.ndim != 2:
+        raise ValueError(f"features must have shape [R, D], got {features.shape}")
     largest = jnp.max(jnp.abs(features), axis=1, keepdims=True, initial=0.0)
     features = features / jnp.where(largest == 0, 1.0, largest)  # no overflow of the squares
     norms = jnp.sqrt(jnp.square(features).sum(1, keepdims=True))
@@ -93,6 +96,7 @@ def purity_radius(features: jax.Array, clusters: jax.Array, *, purity: float = 0
     2.0
     """
     check_query(available, 1, pad=True)
+    check_number(purity, "purity")
     if not 0 < purity <= 1:
         raise ValueError(f"purity must be above 0 and at most 1, got {purity!r}")
     available, clusters = jnp.asarray(available), check_groups(clusters, "clusters", available)
@@ -179,7 +183,7 @@ def ball_purity(features: jax.Array, clusters: jax.Array, *, radius: jax.Array, 
     check_query(available, 1, pad=True)
     available, clusters = jnp.asarray(available), check_groups(clusters, "clusters", available)
     features = check_rows(features, "features", available)
-    return _ball_purity(features, clusters, jnp.asarray(radius, jnp.float32), available)
+    return _ball_purity(features, clusters, as_array(radius, "radius").astype(jnp.float32), available)
 
 
 @jax.jit

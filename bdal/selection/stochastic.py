@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import is_concrete
+from bdal.errors import check_number, is_concrete
 from bdal.selection.fold import Query, no_rows_no_picks
 from bdal.selection.ranking import as_query, check_scores, ranking, sortable
 
@@ -167,5 +167,6 @@ def _draw(key, logits, scores, available, query_size: int) -> Query:
 
 
 def _check_beta(beta) -> None:
+    check_number(beta, "beta")
     if is_concrete(beta) and not 0 <= float(beta) < float("inf"):
         raise ValueError(f"beta must be finite and not negative, got {beta}")

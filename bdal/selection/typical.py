@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from bdal.errors import check_query
+from bdal.errors import check_count, check_query, key_first
 from bdal.selection.checks import check_mask
 from bdal.selection.covers import centred
 from bdal.selection.fold import TIE_TOLERANCE, Query, no_rows_no_picks
@@ -161,6 +161,7 @@ def place_in_group(groups: jax.Array, *keys: jax.Array) -> jax.Array:
     return jnp.zeros_like(position).at[rows].set(position - first)
 
 
+@key_first
 def k_means_clusters(key: jax.Array, features: jax.Array, *, num_clusters: int, available: jax.Array) -> jax.Array:
     """The clusters `[R]` of k-means over the available rows: D² seeding, then Lloyd's algorithm until nothing moves.
 
@@ -186,6 +187,7 @@ def k_means_clusters(key: jax.Array, features: jax.Array, *, num_clusters: int, 
     >>> a == c != b == d
     True
     """
+    check_count(num_clusters, "num_clusters")
     check_query(available, num_clusters, pad=True)
     available = jnp.asarray(available)
     features = check_rows(features, "features", available)

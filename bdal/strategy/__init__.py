@@ -4,7 +4,6 @@ from bdal.strategy.health import Health, check_health, check_on_nonfinite
 from bdal.strategy.querying import (
     Prefilter,
     QueryStrategy,
-    check_key,
     check_own_committee,
     draw_targets,
     fits_one_program,
@@ -22,7 +21,6 @@ __all__ = [
     "Prefilter",
     "QueryStrategy",
     "check_health",
-    "check_key",
     "check_on_nonfinite",
     "check_own_committee",
     "draw_targets",

@@ -132,14 +132,14 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
                 f"scores: expected at least {query_size} available points with finite values, {found} and {left} "
                 f"without; {where}"
             )
-        warnings.warn(f"scores: {found}, which are excluded from this query; {where}", stacklevel=3)
+        warnings.warn(f"scores: {found}, which are excluded from this query; {where}", stacklevel=4)
     for name, rows in zip(REFERENCES, health.references, strict=True):
         if (rows := np.asarray(rows)[np.asarray(rows) >= 0]).size:
             found = f"{name}: expected finite predictions, got NaN or infinity in row{'s' * (rows.size > 1)} "
             found += f"{', '.join(map(str, rows))}{' and perhaps more' if rows.size == 5 else ''}"
             if on_nonfinite == "raise":
                 raise NonFiniteError(f'{found}; {where}, or leave them out with on_nonfinite="exclude"')
-            warnings.warn(f"{found}, which this query leaves out; {where}", stacklevel=3)
+            warnings.warn(f"{found}, which this query leaves out; {where}", stacklevel=4)
     if error := int(health.pick_error):
         row = int(health.wrong_pick)
         known = error > 1 and row < len(pool_indices)  # the rows after those are the labelled set's
@@ -152,19 +152,19 @@ def check_health(health: Health, pool_indices: np.ndarray, on_nonfinite: str = "
         warnings.warn(
             "apply: expected logits, got rows that are not negative and sum to one, as probabilities do. A softmax of "
             "these is nearly uniform; leave the softmax out, or return jnp.log of it",
-            stacklevel=3,
+            stacklevel=4,
         )
     if agree:
         warnings.warn(
             "the members have keys of their own and agree exactly: the committee is one network. Dropout is off "
             "(rate 0, deterministic, evaluation mode), or apply does not use its key",
-            stacklevel=3,
+            stacklevel=4,
         )
     elif bool(health.all_tied):
         warnings.warn(
             "every available point has the same score up to rounding (one member, members that agree, or an untrained "
             "network): the score does not choose among them, and ties are random",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import LabelError, SelectorError, is_concrete
-from bdal.pool import check_inputs, device_dtype, map_pool, to_device
+from bdal.errors import LabelError, SelectorError, as_array, check_count, check_inputs, is_concrete, key_first
+from bdal.pool import device_dtype, map_pool, to_device
 from bdal.selection import Query, top_k
 from bdal.strategy.health import (
     NO_REFERENCES,
@@ -193,6 +193,7 @@ def _select(key, values, available, labelled, *, select, query_size: int) -> tup
 _score_and_select = jax.jit(score_and_select, static_argnames=("strategy", "query_size", "chunk_size", "mesh"))
 
 
+@key_first
 def query(
     key, strategy: QueryStrategy, committee, candidates, *, query_size: int, available=None, labelled_inputs=None,
     labels=None, targets=None, held_out=None, on_nonfinite: str = "raise", chunk_size: int = 1024,
@@ -242,10 +243,10 @@ def query(
     (4,)
     """
     check_on_nonfinite(on_nonfinite)
-    check_key(key)
+    check_count(query_size, "query_size")
     check_inputs(candidates, "candidates")
     num_points = jax.tree.leaves(candidates)[0].shape[0]
-    available = jnp.ones(num_points, bool) if available is None else jnp.asarray(available)
+    available = jnp.ones(num_points, bool) if available is None else as_array(available, "available")
     if available.shape != (num_points,) or available.dtype != bool:
         raise ValueError(
             f"available: expected one boolean for each of {num_points} candidates, got {available.dtype} of shape "
@@ -258,7 +259,7 @@ def query(
             warnings.warn(
                 "labelled_inputs: this strategy looks at what is labelled already, and got none: pass the labelled "
                 "inputs, or an empty array [0, ...] where there are none",
-                stacklevel=2,
+                stacklevel=3,
             )
         labelled_inputs = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), device_dtype(leaf)), candidates)
         labels = jnp.zeros(0, jnp.int32)
@@ -293,14 +294,6 @@ def fits_one_program(committee, inputs, mesh) -> bool:
     """Whether a query may be compiled as a whole: a committee that is a pytree, inputs on the device, no mesh."""
     on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(inputs))
     return mesh is None and on_device and isinstance(committee, Committee)
-
-
-def check_key(key) -> None:
-    """Raise a TypeError unless `key` is a `jax.random` key."""
-    if not isinstance(key, jax.Array | np.ndarray):
-        forgotten = " (is the key forgotten?)" if isinstance(key, QueryStrategy) else ""
-        found = "a strategy" if forgotten else repr(key)
-        raise TypeError(f"key: expected a key such as jax.random.key(0), first of all, got {found}{forgotten}")
 
 
 def _checked_labels(name: str, labels, inputs) -> jax.Array:
