@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from bdal.committee import Apply
+from bdal.committee import Apply, check_parts
+from bdal.errors import shown
 
 
 def from_nnx(module, *, batched: bool = True) -> tuple[Apply, Any]:
@@ -34,6 +35,7 @@ def from_nnx(module, *, batched: bool = True) -> tuple[Apply, Any]:
     """
     from flax import nnx
 
+    _check_module(module, nnx.Module, "nnx", "from_linen")
     graphdef, *states = nnx.split(module, nnx.Param, nnx.RngKey, nnx.RngCount, ...)
     # Variables of their own: those of `split` are the module's, and would change as it is trained on
     weights, keys, counts, state = jax.tree.map(lambda leaf: leaf, states)
@@ -100,6 +102,9 @@ def from_linen(module, variables, *, batched: bool = True, **call_kwargs) -> tup
     """
     import inspect
 
+    from flax import linen
+
+    _check_module(module, linen.Module, "linen", "from_nnx")
     accepted = inspect.signature(module.__call__).parameters
     has_statistics = set(variables) != {"params"}
     switches = [name for name in ("train", "training") if name in accepted and name not in call_kwargs]
@@ -150,6 +155,11 @@ def from_batched(fn: Callable, params) -> tuple[Apply, Any]:
     return apply, params
 
 
+def _check_module(module, kind: type, name: str, other: str) -> None:
+    if not isinstance(module, kind):
+        raise TypeError(f"module: expected a flax {name}.Module, got {shown(module)}; see {other} and from_batched")
+
+
 def _reseed(key, i, shape):
     """A key for stream i of a module, or one for each of its stacked copies."""
     key = jax.random.fold_in(key, i)
@@ -165,8 +175,9 @@ def _call(model, x, batched):
     except (TypeError, ValueError) as error:
         error.add_note("It was called with a batch of one; a network that takes one input needs batched=False.")
         raise
+    check_parts(out)
     logits = out[0] if isinstance(out, tuple) else out
-    if logits.ndim < 2:
+    if logits.ndim < 2 or logits.shape[0] != 1:
         raise ValueError(
             f"apply: expected logits [B, C] for a batch of one, got shape {logits.shape}; a network that takes one "
             "input needs batched=False (and no from_batched)"

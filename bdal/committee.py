@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 
-from bdal.errors import SUM_TOLERANCE, is_concrete
+from bdal.errors import SUM_TOLERANCE, check_array, is_concrete, shown
 from bdal.pool import map_pool
 
 Apply = Callable[..., Any]  # (params, key or None, x) -> logits [C] or (logits [C], features [D])
@@ -202,9 +202,12 @@ def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:
     >>> committee.log_probs(jnp.ones((5, 3))).shape
     (5, 10, 2)
     """
+    _check_network(apply, params)
     keys = _typed_keys(keys)
     if keys.ndim != 1 or keys.size == 0:
-        raise ValueError(f"keys: expected [K] keys, one a member, got shape {keys.shape}; see jax.random.split")
+        raise ValueError(
+            f"keys: expected [K] keys, one a member, got keys of shape {keys.shape}; pass jax.random.split(key, K)"
+        )
     return Committee(apply, params, keys, stacked=False)
 
 
@@ -223,6 +226,7 @@ def deep_ensemble(apply: Apply, params, keys: jax.Array | None = None) -> Commit
     >>> deep_ensemble(lambda params, key, x: x @ params, params).log_probs(jnp.ones((7, 3))).shape
     (7, 5, 2)
     """
+    _check_network(apply, params)
     sizes = {leaf.shape[0] if leaf.ndim else None for leaf in map(jnp.asarray, jax.tree.leaves(params))}
     if len(sizes) != 1 or None in sizes or 0 in sizes:
         raise ValueError(
@@ -294,8 +298,8 @@ def _spec(leaf):
     return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
 
 
-def logits_and_features(out: Any) -> tuple[Any, Any]:
-    """What `apply` returned for one input, `(logits [C], features [D] or None)`, or an error that names the fault."""
+def check_parts(out: Any) -> tuple[Any, Any]:
+    """`(logits, features or None)` of what a network returned, of any shape; a TypeError unless they are arrays."""
     parts: tuple[Any, Any] = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
     logits, features = parts
     for name, part in (("logits [C]", logits), ("features [D]", features)):
@@ -304,6 +308,12 @@ def logits_and_features(out: Any) -> tuple[Any, Any]:
                 f"apply: expected logits [C], or a tuple (logits [C], features [D]), got {_described(out)}; choose "
                 "from it in a function of your own: lambda params, key, x: apply(params, key, x)[...]"
             )
+    return parts
+
+
+def logits_and_features(out: Any) -> tuple[Any, Any]:
+    """What `apply` returned for one input, `(logits [C], features [D] or None)`, or an error that names the fault."""
+    logits, features = check_parts(out)
     if logits.ndim != 1:
         raise ValueError(
             f"apply: expected logits [C] for one input, got shape {logits.shape}; wrap a function of a batch with "
@@ -311,6 +321,15 @@ def logits_and_features(out: Any) -> tuple[Any, Any]:
         )
     if logits.shape[0] == 0:
         raise ValueError("apply: expected logits [C] of at least one class, got shape (0,)")
+    if logits.shape[0] == 1:
+        raise ValueError(
+            "apply: expected logits [C] of two classes or more, got shape (1,); of a binary classifier with one logit "
+            "z return jnp.concatenate([jnp.zeros_like(z), z])"
+        )
+    if features is not None and features.ndim != 1:
+        raise ValueError(
+            f"apply: expected features [D] for one input, got shape {features.shape}; return features.reshape(-1)"
+        )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"apply: expected floating-point logits [C], got dtype {logits.dtype}")
     return logits, features
@@ -325,7 +344,21 @@ def _described(out) -> str:
 
 
 def _typed_keys(keys) -> jax.Array:
-    if np.ndim(keys) == 0 and not isinstance(keys, jax.Array):
-        raise TypeError(f"keys: expected [K] keys, one a member, got {keys!r}; pass jax.random.split(key, K)")
-    keys = jnp.asarray(keys) if not isinstance(keys, jax.Array) else keys
-    return keys if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(keys)
+    """Keys of `jax.random.key`, also from `[..., 2]` words of `jax.random.PRNGKey` and from a list of keys."""
+    if isinstance(keys, list | tuple) and keys and all(isinstance(key, jax.Array) for key in keys):
+        keys = jnp.stack(keys)
+    if isinstance(keys, jax.Array | np.ndarray) and keys.dtype == np.uint32 and keys.shape[-1:] in ((2,), (4,)):
+        return jax.random.wrap_key_data(jnp.asarray(keys))
+    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"keys: expected [K] keys, one a member, got {shown(keys)}; pass jax.random.split(key, K)")
+    return keys
+
+
+def _check_network(apply, params) -> None:
+    if not callable(apply):
+        raise TypeError(
+            f"apply: expected a function (params, key, x) -> logits [C], got {shown(apply)}; the order is apply, params"
+        )
+    for leaf in jax.tree.leaves(params):
+        if not isinstance(leaf, jax.Array):
+            check_array(leaf, "params")

@@ -98,7 +98,7 @@ def check_array(values, name: str) -> None:
                 f"{way.get(found, 'pass np.asarray(...) of it')}"
             )
     try:
-        dtype = values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype
+        dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
     except ValueError:
         raise TypeError(f"{name} must be an array, got a list whose rows differ in length") from None
     if not jnp.issubdtype(dtype, jnp.number) and dtype != np.bool_:
@@ -110,14 +110,16 @@ def check_inputs(inputs, name: str) -> None:
 
     Raises:
       TypeError: lists of numbers, strings, array-like objects (h5py), arrays of other libraries.
+      ValueError: arrays that differ in N, or have no such axis.
 
     >>> check_inputs(jnp.zeros((3, 2)), "inputs")
     """
-    for leaf in jax.tree.leaves(inputs):
+    leaves = jax.tree.leaves(inputs)
+    for leaf in leaves:
         if isinstance(leaf, jax.Array):
             continue
         if not isinstance(leaf, np.ndarray | np.generic):
-            kind = "a Python list" if isinstance(inputs, list) else f"a {type(leaf).__module__}.{type(leaf).__name__}"
+            kind = "a Python list" if isinstance(inputs, list) else described_type(leaf)
             raise TypeError(
                 f"{name}: expected JAX or NumPy arrays [N, ...], got {kind}; pass np.asarray(...) of it, or an "
                 "np.memmap of what does not fit in memory"
@@ -127,6 +129,10 @@ def check_inputs(inputs, name: str) -> None:
                 f"{name}: expected numbers, got dtype {leaf.dtype}; turn text or objects into numbers first, such as "
                 "token numbers or embeddings"
             )
+    shapes = [np.shape(leaf) for leaf in leaves]
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        found = f"shapes {shapes[:5]}" if leaves else described_type(inputs)
+        raise ValueError(f"{name}: expected arrays with one leading axis N, got {found}")
 
 
 def as_array(values, name: str) -> jax.Array:
@@ -316,7 +322,7 @@ def _finite_rows(values: jax.Array) -> jax.Array:
 def check_count(value, name: str) -> int:
     """A number of at least 1 that is known before tracing, as a Python int."""
     if isinstance(value, bool | np.bool_ | np.ndarray | jax.Array) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a Python int, known before tracing, got {_shown(value)}")
+        raise TypeError(f"{name} must be a Python int, known before tracing, got {shown(value)}")
     if operator.index(value) < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return operator.index(value)
@@ -326,15 +332,16 @@ def check_number(value, name: str) -> None:
     """Refuse what is no one real number; an array of no axes is one."""
     real = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
     if not real or np.shape(value) != () or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
-        raise TypeError(f"{name} must be a number, got {_shown(value)}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """A value in a message: plain ones as they are, others by what they are."""
     if isinstance(value, Tracer):
         return "a traced value"
     if isinstance(value, np.ndarray | jax.Array):
         return f"an array of {value.dtype} and shape {value.shape}"
-    plain = value is None or isinstance(value, int | float | str | list | tuple)
+    plain = value is None or (isinstance(value, int | float | str | list | tuple) and not hasattr(value, "_fields"))
     return repr(value) if plain else described_type(value)
 
 
@@ -355,7 +362,7 @@ def check_key(key, name: str = "key") -> None:
             raise TypeError(f"{name}: expected one key, got keys of shape {key.shape}; pass one of them, keys[0]")
     number = isinstance(key, int | np.integer) and not isinstance(key, bool)
     way = f"pass jax.random.key({key})" if number else "is the key forgotten?"
-    raise TypeError(f"{name}: expected a key such as jax.random.key(0), got {_shown(key)}; {way}")
+    raise TypeError(f"{name}: expected a key such as jax.random.key(0), got {shown(key)}; {way}")
 
 
 def key_first(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import LabelError, check_inputs, check_key, is_concrete, key_first
+from bdal.errors import LabelError, check_count, check_inputs, check_key, is_concrete, key_first
 from bdal.pool import ABSTAIN, LabelledSet, check_answers, check_labels, extend
 from bdal.selection import Query
 from bdal.strategy import (
@@ -25,6 +25,7 @@ from bdal.strategy import (
     check_health,
     check_on_nonfinite,
     check_own_committee,
+    check_strategy,
     draw_targets,
     fits_one_program,
     score_and_select,
@@ -103,8 +104,8 @@ def active_learning(
     check_on_nonfinite(on_nonfinite)
     check_key(key)
     check_inputs(inputs, "inputs")
-    if query_size < 1:
-        raise ValueError(f"query_size: expected at least 1, got {query_size}")
+    check_count(query_size, "query_size")
+    check_strategy(strategy)
     if rounds < 0:
         raise ValueError(f"rounds: expected at least 0, got {rounds}")
     if validation is not None:
@@ -190,8 +191,9 @@ def ask(
       NonFiniteError: a score that is no number, or, where these are excluded, no score that is one. Nothing is queried.
     """
     check_on_nonfinite(on_nonfinite)
-    check_key(key)
     check_inputs(inputs, "inputs")
+    check_count(query_size, "query_size")
+    check_strategy(strategy)
     if pool_size(inputs) == 0:
         return _no_query()
     # as `query_round` would, but a number is static

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bdal.errors import CapacityError, LabelError, check_inputs
+from bdal.errors import CapacityError, LabelError, check_count, check_inputs
 
 ABSTAIN = -(2**30)  # an oracle will not label the point; -1, and what a NaN becomes as int32, stay errors
 
@@ -33,6 +33,8 @@ class LabelledSet(NamedTuple):
     @classmethod
     def empty(cls, capacity: int) -> "LabelledSet":
         """No labels, room for `capacity`."""
+        if not hasattr(capacity, "__index__"):
+            raise TypeError(f"capacity: expected a Python int, got {capacity!r}")
         if capacity < 0:
             raise ValueError(f"capacity: expected at least 0, got {capacity}")
         return cls(np.full(capacity, -1, np.int32), np.zeros(capacity, np.int32), np.int32(0))
@@ -138,6 +140,15 @@ def device_dtype(array) -> np.dtype:
     return jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
 
 
+def native(inputs):
+    """Inputs with NumPy arrays in `device_dtype`, on the host still; of the right type, they are not copied."""
+
+    def convert(leaf):
+        return leaf if isinstance(leaf, jax.Array) else leaf.astype(device_dtype(leaf), copy=False)
+
+    return jax.tree.map(convert, inputs)
+
+
 def to_device(array) -> jax.Array:
     """A NumPy array on the device, in `device_dtype`; a JAX array as it is."""
     return array if isinstance(array, jax.Array) else jnp.asarray(array.astype(device_dtype(array), copy=False))
@@ -180,13 +191,8 @@ def map_pool(fn: Callable, state, inputs, *, chunk_size: int = 1024, mesh: Mesh 
     Array([6., 6., 6., 6., 6.], dtype=float32)
     """
     check_inputs(inputs, "inputs")
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-    sizes = {shape[:1] for shape in shapes}
-    if len(sizes) != 1 or sizes == {()}:
-        raise ValueError(f"inputs: expected arrays with one leading axis N, got shapes {shapes[:5]}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}")
-    ((num_points,),) = sizes
+    check_count(chunk_size, "chunk_size")
+    num_points = jax.tree.leaves(inputs)[0].shape[0]
     traceable = all(isinstance(leaf, _TRACEABLE) for leaf in jax.tree.leaves(state))
     if num_points == 0:
         row = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), device_dtype(leaf)), inputs)

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from bdal.committee import Apply, has_convolution, logits_and_features, split_weights
-from bdal.errors import LabelError, is_concrete
+from bdal.errors import LabelError, as_array, check_inputs, is_concrete, key_first
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,30 @@ def compile_fit(fit: Callable[..., Any], init: Callable[[jax.Array], Any], apply
         )
     compiled = jax.jit(fit)
 
+    @key_first
     def run(key, inputs, labels, count, validation):
+        inputs, labels = _checked_rows(inputs, labels, "")
+        if validation is not None:
+            validation = _checked_rows(*validation, "validation ")
         check_classes(init, apply, inputs, labels, count, validation)
         chosen = fit if steps_from_python(init, apply, inputs) else compiled
         return chosen(key, inputs, labels, count, validation)
 
     return run
+
+
+def _checked_rows(inputs, labels, whose: str):
+    """Inputs `[R, ...]` and integer labels `[R]`, as arrays of native types; LabelError if they do not fit."""
+    check_inputs(inputs, f"{whose}inputs")
+    inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
+    labels = as_array(labels, f"{whose}labels")
+    shape = jax.tree.leaves(inputs)[0].shape[:1]
+    if labels.shape != shape or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise LabelError(
+            f"{whose}labels: expected one integer class for each of the inputs, shape {shape}, got {labels.dtype} of "
+            f"shape {labels.shape}"
+        )
+    return inputs, labels
 
 
 def _step(state, apply, training, key, data):

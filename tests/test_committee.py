@@ -247,7 +247,7 @@ def test_a_pool_is_read_in_chunks(method, where):
     same_bits(found, map_pool(getattr(Committee, method), committee, pool, chunk_size=16))
     with pytest.raises(TypeError, match="inputs: expected JAX or NumPy arrays"):
         read(pool.tolist())
-    with pytest.raises(ValueError, match="chunk_size: expected at least 1"):
+    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
         read(pool, chunk_size=0)
 
 

@@ -414,7 +414,7 @@ def test_18_the_last_query_shrinks_in_a_loop_and_is_refused_as_a_single_call():
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_19_a_query_of_nothing_is_refused_before_any_work(size):
-    with pytest.raises(ValueError, match=f"query_size: expected at least 1, got {size}"):
+    with pytest.raises(ValueError, match=f"query_size must be at least 1, got {size}"):
         next(loop(fit=None, query_size=size))  # nothing is fitted
     with pytest.raises(ValueError, match=f"query_size must be at least 1, got {size}"):
         query(KEY, make_strategy("bald"), COMMITTEE, jnp.asarray(POOL), query_size=size)

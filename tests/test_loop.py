@@ -357,7 +357,7 @@ def test_points_to_train_on_and_to_validate_with_differ():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_query_of_no_points_is_refused(size):
-    with pytest.raises(ValueError, match=f"query_size: expected at least 1, got {size}"):
+    with pytest.raises(ValueError, match=f"query_size must be at least 1, got {size}"):
         next(run(fit=None, query_size=size))
 
 

@@ -170,7 +170,7 @@ def test_a_state_that_is_no_pytree_of_arrays_is_called_on_the_host(where, chunk_
         ({"a": np.zeros((3, 2)), "b": np.float32(1)}, 2, r"one leading axis N, got shapes \[\(3, 2\), \(\)\]"),
         ([[1.0, 2.0], [3.0, 4.0]], 2, r"inputs: expected JAX or NumPy arrays \[N, ...\], got a Python list"),
         ({}, 2, r"one leading axis N, got shapes \[\]"),
-        (np.zeros((3, 2)), 0, r"chunk_size: expected at least 1, got 0"),
+        (np.zeros((3, 2)), 0, r"chunk_size must be at least 1, got 0"),
     ],
 )
 def test_misuse(inputs, chunk_size, message):

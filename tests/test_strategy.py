@@ -21,7 +21,7 @@ from bdal.loop import active_learning
 from bdal.pool import LabelledSet
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query, score_and_select
 from bdal.strategy.scores import NOT_NEGATIVE, POINTWISE
-from bdal.strategy.table import AUTHORS
+from bdal.strategy.table import AUTHORS, OTHER_NAMES
 from bdal.testing import check_committee
 from tests.compilations import count_compilations
 
@@ -415,6 +415,10 @@ def test_equal_options_are_one_strategy():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("BALD", {}, r"got 'BALD' \(did you mean 'bald'\?\)"),
+        ("batch_bald", {}, r"\(did you mean 'batchbald'\?\)"),
+        ("core-set", {}, r"\(did you mean 'k_center'\?\)"),
+        ("EGL", {}, r"\(did you mean 'expected_model_change'\?\)"),
         ("blad", {}, r"strategy: got 'blad' \(did you mean 'bald'\?\), expected one of badge, bait, "),
         ("bald", {"beta": 2}, r"strategy bald: expected no options, got 'beta'"),
         ("power_bald", {"betta": 2}, r"strategy power_bald: expected options score, beta, got 'betta'"),
@@ -570,6 +574,11 @@ def test_features_that_are_no_numbers_or_overflow_are_refused(name, value):
 def test_a_mask_that_is_not_boolean_is_refused(mask):
     with pytest.raises(ValueError, match="available: expected one boolean for each of 40 candidates, got"):
         ask("random", available=mask)
+
+
+def test_other_names_lead_to_strategies_that_there_are():
+    assert set(OTHER_NAMES.values()) <= set(STRATEGIES)
+    assert not set(OTHER_NAMES) & set(STRATEGIES)
 
 
 def test_core_set_without_the_labelled_points_warns():

@@ -1,6 +1,7 @@
 """`load`: a data set by its name, from an `.npz` file, or a folder of images."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from bdal.errors import DataNotFoundError
 GARMENTS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+BRING = (
+    "other data comes as arrays, bdal.datasets.from_arrays(inputs, labels, test_inputs, test_labels), or in a file, "
+    'numpy.savez("data.npz", inputs=..., labels=..., test_inputs=..., test_labels=...)'
+)
 NAMES = ("optdigits", "mnist", "fashion_mnist", "notmnist", "pneumoniamnist")
 
 
@@ -87,9 +92,11 @@ def load(
     if Path(name).is_file():
         raise ValueError(_other_format(Path(name)))
     if "/" in name or "\\" in name:
-        raise DataNotFoundError(f"{name}: no such folder of images, nor an .npz file (looked in {Path.cwd()})")
+        raise DataNotFoundError(f"{name}: no such folder of images, nor an .npz file (looked in {Path.cwd()}); {BRING}")
+    near = get_close_matches(name.lower().replace("-", "_"), NAMES, n=1, cutoff=0.8)
     raise ValueError(
         f"data set: expected {', '.join(NAMES)} or the path of an .npz file or of a folder of images, got {name!r}"
+        f"{f' (did you mean {near[0]!r}?)' if near else ''}; {BRING}"
     )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bdal.committee import Apply, Committee, deep_ensemble
+from bdal.errors import check_count
 from bdal.training import Training, compile_fit, steps_from_python, train
 
 
@@ -41,10 +42,9 @@ def fit_deep_ensemble(
     (4, 5, 2)
     """
 
-    if num_members < 1:
-        raise ValueError(f"num_members: expected at least 1, got {num_members}")
-    if masks is not None and masks < 1:
-        raise ValueError(f"masks: expected at least 1, or None for members without noise, got {masks}")
+    check_count(num_members, "num_members")
+    if masks is not None:
+        check_count(masks, "masks")
 
     def fit(key, inputs, labels, count, validation) -> Committee:
         train_key, mask_key = jax.random.split(key)

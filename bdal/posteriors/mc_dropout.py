@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from bdal.committee import Apply, Committee, mc_dropout
+from bdal.errors import check_count
 from bdal.training import Training, compile_fit, train
 
 
@@ -39,8 +40,7 @@ def fit_mc_dropout(
     (4, 10, 2)
     """
 
-    if num_members < 1:
-        raise ValueError(f"num_members: expected at least 1, got {num_members}")
+    check_count(num_members, "num_members")
 
     def fit(key, inputs, labels, count, validation) -> Committee:
         train_key, mask_key = jax.random.split(key)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from bdal.committee import Apply, Committee, deep_ensemble
+from bdal.errors import check_count
 from bdal.training import Training, compile_fit, train_snapshots
 
 
@@ -35,7 +36,8 @@ def fit_snapshots(
     >>> fit(jax.random.key(0), inputs, labels, 4, None).log_probs(inputs).shape
     (4, 5, 2)
     """
-    if not 1 <= num_members <= training.steps:
+    check_count(num_members, "num_members")
+    if num_members > training.steps:
         raise ValueError(f"num_members: expected 1 to {training.steps}, the steps of training, got {num_members}")
 
     def fit(key, inputs, labels, count, validation) -> Committee:

@@ -196,9 +196,8 @@ def check_rows(features, name: str, available, also=None) -> jax.Array:
     """Features `[R, D]` as float32, finite in the rows that are available (or in `also`)."""
     features = check_floating(features, name)
     if features.ndim != 2 or features.shape[:1] != np.shape(available):
-        raise ValueError(
-            f"{name} must have shape [R, D] with R = {np.shape(available)[0]} as in available, got {features.shape}"
-        )
+        num_rows = len(available) if np.ndim(available) else 0
+        raise ValueError(f"{name} must have shape [R, D] with R = {num_rows} as in available, got {features.shape}")
     if is_concrete(features, available, also):
         check_finite(features, name, available if also is None else np.asarray(available) | np.asarray(also))
     return features

@@ -6,7 +6,7 @@ Axes: R rows, D features, B rows of a block.
 import jax
 import jax.numpy as jnp
 
-from bdal.errors import as_array, check_number, check_query
+from bdal.errors import as_array, check_array, check_number, check_query
 from bdal.selection.checks import check_groups, check_mask
 from bdal.selection.penalties import check_rows
 
@@ -55,6 +55,7 @@ def half_spread(features: jax.Array, rows: jax.Array) -> jax.Array:
     >>> round(float(half_spread(jnp.array([[0.0], [2.0], [9.0]]), jnp.array([True, True, False]))), 4)
     0.7071
     """
+    check_array(rows, "rows")
     rows = check_mask(rows, "rows", rows)
     return spread(check_rows(features, "features", rows), rows)
 
@@ -135,6 +136,7 @@ def smallest_gap(features: jax.Array, labelled: jax.Array) -> jax.Array:
     >>> round(float(smallest_gap(jnp.array([[0.0], [3.0], [5.0], [5.5]]), jnp.array([True, True, True, False]))), 4)
     2.0
     """
+    check_array(labelled, "labelled")
     labelled = check_mask(labelled, "labelled", labelled)
     return smallest_distance(check_rows(features, "features", labelled), labelled)
 

@@ -14,8 +14,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bdal.committee import Committee
-from bdal.errors import LabelError, SelectorError, as_array, check_count, check_inputs, is_concrete, key_first
-from bdal.pool import device_dtype, map_pool, to_device
+from bdal.errors import (
+    LabelError,
+    SelectorError,
+    as_array,
+    check_array,
+    check_count,
+    check_inputs,
+    described_type,
+    is_concrete,
+    key_first,
+)
+from bdal.pool import device_dtype, map_pool, native, to_device
 from bdal.selection import Query, top_k
 from bdal.strategy.health import (
     NO_REFERENCES,
@@ -171,8 +181,11 @@ def take_rows(inputs, rows):
 
 def draw_targets(key, targets, inputs):
     """Targets as inputs: so many random points of the pool `[N, ...]`, where `targets` is a number."""
+    if targets is None:
+        return None
     if not isinstance(targets, int):
-        return targets
+        check_inputs(targets, "targets")
+        return native(targets)
     num_points = jax.tree.leaves(inputs)[0].shape[0]
     if targets < 1:
         raise ValueError(f"targets: expected inputs, or a number of points of at least 1, got {targets}")
@@ -244,6 +257,11 @@ def query(
     """
     check_on_nonfinite(on_nonfinite)
     check_count(query_size, "query_size")
+    check_strategy(strategy)
+    if isinstance(candidates, Committee):
+        raise TypeError(
+            "candidates: expected inputs [N, ...], got a Committee; the order is key, strategy, committee, ..."
+        )
     check_inputs(candidates, "candidates")
     num_points = jax.tree.leaves(candidates)[0].shape[0]
     available = jnp.ones(num_points, bool) if available is None else as_array(available, "available")
@@ -263,9 +281,13 @@ def query(
             )
         labelled_inputs = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape[1:]), device_dtype(leaf)), candidates)
         labels = jnp.zeros(0, jnp.int32)
+    else:
+        check_inputs(labelled_inputs, "labelled_inputs")
+        labelled_inputs = native(labelled_inputs)
     labels = _checked_labels("labels", labels, labelled_inputs)
     if held_out is not None:
-        held_out = held_out[0], _checked_labels("held_out labels", held_out[1], held_out[0])
+        check_inputs(held_out[0], "held_out inputs")
+        held_out = native(held_out[0]), _checked_labels("held_out labels", held_out[1], held_out[0])
     check_own_committee(committee, candidates)
     labelled = jnp.ones(jax.tree.leaves(labelled_inputs)[0].shape[0], bool)
     targets = draw_targets(jax.random.fold_in(key, 2), targets, candidates)
@@ -296,13 +318,26 @@ def fits_one_program(committee, inputs, mesh) -> bool:
     return mesh is None and on_device and isinstance(committee, Committee)
 
 
+def check_strategy(strategy) -> None:
+    """Raise a TypeError unless `strategy` has the parts of a `QueryStrategy`."""
+    if not (hasattr(strategy, "score") and hasattr(strategy, "select")):
+        named = isinstance(strategy, str)
+        raise TypeError(
+            f"strategy: expected a QueryStrategy, got {repr(strategy) if named else described_type(strategy)}; pass "
+            f"make_strategy({repr(strategy) if named else '...'})"
+        )
+
+
 def _checked_labels(name: str, labels, inputs) -> jax.Array:
     """`[L]` int32, one for each of the inputs; LabelError if they are no classes."""
     count = jax.tree.leaves(inputs)[0].shape[0]
+    wanted = f"{name}: expected one integer class for each of the {count} inputs beside them"
+    if labels is None:
+        raise LabelError(f"{wanted}, got none")
+    check_array(labels, name)
     found = np.asarray(labels) if is_concrete(labels) else labels
     if found.shape != (count,) or not jnp.issubdtype(found.dtype, jnp.integer):
-        got = "none" if labels is None else f"{found.dtype} of shape {found.shape}"
-        raise LabelError(f"{name}: expected one integer class for each of the {count} inputs beside them, got {got}")
+        raise LabelError(f"{wanted}, got {found.dtype} of shape {found.shape}")
     if is_concrete(labels) and (wrong := found[(found < 0) | (found > np.iinfo(np.int32).max)]).size:
         raise LabelError(f"{name}: expected classes 0, 1, ..., got {wrong[0]}")
     return jnp.asarray(found, jnp.int32)

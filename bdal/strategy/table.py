@@ -250,6 +250,16 @@ STRATEGIES: dict[str, Method] = {
 }  # fmt: skip
 
 
+OTHER_NAMES = {  # that papers and other packages have for the same rules
+    "coreset": "k_center", "core_set": "k_center", "k_center_greedy": "k_center", "mutual_information": "bald",
+    "max_entropy": "entropy", "predictive_entropy": "entropy", "uncertainty": "entropy", "egl": "expected_model_change",
+    "expected_gradient_length": "expected_model_change", "best_versus_second_best": "margin", "bvsb": "margin",
+    "uniform": "random", "eer": "expected_error_reduction", "vr": "variation_ratio", "probcover": "prob_cover",
+    "k_means++": "k_means_plus_plus", "kmeans++": "k_means_plus_plus", "maxherding": "max_herding", "tpc": "typiclust",
+    "uherding": "uncertainty_herding",
+}  # fmt: skip
+
+
 def make_strategy(
     name: str, *, prefilter: int | None = None, prefilter_by: str = "bald", table: dict[str, Method] = STRATEGIES,
     **options,
@@ -272,7 +282,8 @@ def make_strategy(
     True
     """
     if name not in table:
-        near = get_close_matches(str(name).lower().replace("-", "_"), table, n=1)
+        asked = str(name).lower().strip().replace("-", "_").replace(" ", "_")
+        near = [OTHER_NAMES[asked]] if OTHER_NAMES.get(asked) in table else get_close_matches(asked, table, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"strategy: got {name!r}{hint}, expected one of {', '.join(sorted(table))}")
     factory = table[name].make

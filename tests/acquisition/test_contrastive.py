@@ -124,7 +124,7 @@ def test_misuse_is_named():
     log_probs, features, labelled_log_probs, labelled_features = arguments()
     with pytest.raises(ValueError, match="num_neighbours must be at least 1, got 0"):
         contrastive(log_probs, features, labelled_log_probs, labelled_features, num_neighbours=0)
-    with pytest.raises(TypeError, match=r"num_neighbours must be a Python int, got 2\.0"):
+    with pytest.raises(TypeError, match=r"num_neighbours must be a Python int, known before tracing, got 2\.0"):
         contrastive(log_probs, features, labelled_log_probs, labelled_features, num_neighbours=2.0)
     with pytest.raises(ValueError, match="one labelled point or more"):
         contrastive(log_probs, features, labelled_log_probs, labelled_features, labelled=np.zeros(L, bool))

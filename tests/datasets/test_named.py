@@ -68,3 +68,18 @@ def test_neither_import_nor_the_embedded_set_touches_tensorflow_or_tensorflow_da
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "emnist/balanced", "imagenet", "SVHN"])
+def test_other_data_sets_are_told_how_to_come_in(name):
+    with pytest.raises((ValueError, DataNotFoundError), match=r"from_arrays\(.*numpy\.savez\(") as caught:
+        load(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("asked", "name"), [("MNIST", "mnist"), ("fashion-mnist", "fashion_mnist")])
+def test_a_misspelt_data_set(asked, name):
+    with pytest.raises(ValueError, match=f"got '{asked}' .did you mean '{name}'"):
+        load(asked)

@@ -96,7 +96,7 @@ def test_compiles_once():
 
 
 def test_a_committee_of_nobody_is_refused():
-    with pytest.raises(ValueError, match="num_members: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_members must be at least 1, got 0"):
         fit_mc_dropout(init, apply, num_members=0)
 
 

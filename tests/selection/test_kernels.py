@@ -98,7 +98,7 @@ def test_misuse_is_named():
     probs, embeddings = random_probs(8, R, C), np.ones((R, D))
     key = jax.random.key(0)
     for sketch_dim in (0, 2.5, True):
-        with pytest.raises(ValueError, match="sketch_dim must be a positive Python int"):
+        with pytest.raises((ValueError, TypeError), match="sketch_dim must be "):
             gradient_features(probs, embeddings, sketch_dim=sketch_dim, key=key)
     with pytest.raises(ValueError, match=r"embeddings must have shape \[R, D\] with R = 12"):
         gradient_features(probs, embeddings[1:], sketch_dim=4, key=key)

@@ -22,6 +22,7 @@ DARK = {
     "#e69f00": "#f0b73a",
 }  # fmt: skip
 KINDS = ("png", "pdf")
+ENDINGS = ("png", "pdf", "svg")
 
 STYLE: Any = {
     "text.color": INK,
@@ -59,10 +60,23 @@ def figure_of(size: tuple[float, float]) -> Iterator[Any]:
 
 def save_as(figure: Any, path_stem: str | Path, kinds: Sequence[str]) -> list[Path]:
     """Write `<path_stem>.<kind>` for each kind; returns a path each."""
+    if isinstance(kinds, str):
+        raise TypeError(f"kinds: expected a list of endings, got {kinds!r}; pass [{kinds.removeprefix('.')!r}]")
+    for kind in kinds:
+        check_ending(kind, "kinds")
+    ending = Path(path_stem).suffix.removeprefix(".")
+    if ending in ENDINGS:
+        raise ValueError(f"path_stem: expected a path without its ending, got {path_stem}; pass kinds=[{ending!r}]")
     if figure.get_layout_engine() is not None:  # once for all kinds
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     return [save(figure, Path(f"{path_stem}.{kind}")) for kind in kinds]
+
+
+def check_ending(ending: str, name: str) -> None:
+    """Refuse an ending that figures are not written in."""
+    if ending.lower() not in ENDINGS:
+        raise ValueError(f"{name}: expected an ending among {', '.join(ENDINGS)}, got {ending or 'none'!r}")
 
 
 def save(figure: Any, path: Path) -> Path:
@@ -73,7 +87,7 @@ def save(figure: Any, path: Path) -> Path:
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         "svg": {"Date": None, "Creator": None},
     }
-    kind = path.suffix.removeprefix(".")
+    kind = path.suffix.removeprefix(".").lower()
     figure.savefig(content, format=kind, dpi=150, transparent=kind == "svg", metadata=no_dates.get(kind))
     write_atomic(path, content.getvalue())
     return path

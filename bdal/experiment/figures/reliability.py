@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bdal.errors import shown
 from bdal.experiment.figures import drawing
 from bdal.experiment.figures.drawing import COLORS, GREY, figure_of
 
@@ -16,8 +17,11 @@ def reliability_diagram(reliability: Any, target: Any) -> None:
     returns them); empty bins are left out. `target` is matplotlib axes, or a path ending in `.png` or `.pdf`.
     """
     if not isinstance(target, str | Path):
+        if not hasattr(target, "plot"):
+            raise TypeError(f"target: expected matplotlib axes, or a path that ends in .png, got {shown(target)}")
         _draw_reliability(reliability, target)
         return
+    drawing.check_ending(Path(target).suffix.removeprefix("."), f"target: {target}")
     with figure_of((3.4, 3.4)) as figure:
         _draw_reliability(reliability, figure.subplots())
         drawing.save(figure, Path(target))
