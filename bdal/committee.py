@@ -206,7 +206,7 @@ def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:
     keys = _typed_keys(keys)
     if keys.ndim != 1 or keys.size == 0:
         raise ValueError(
-            f"keys: expected [K] keys, one a member, got keys of shape {keys.shape}; pass jax.random.split(key, K)"
+            f"keys: expected [K] keys, one a member, got shape {keys.shape}; pass jax.random.split(key, K)"
         )
     return Committee(apply, params, keys, stacked=False)
 

@@ -105,8 +105,8 @@ def check_array(values, name: str) -> None:
         raise TypeError(f"{name} must be numbers, got dtype {dtype}; turn text or objects into numbers first")
 
 
-def check_inputs(inputs, name: str) -> None:
-    """Raise an error unless `inputs` is a pytree of numeric arrays `[N, ...]`.
+def check_inputs(inputs, name: str, *, points: bool = True) -> None:
+    """Raise an error unless `inputs` is a pytree of numeric arrays `[N, ...]`; of any shape without `points`.
 
     Raises:
       TypeError: lists of numbers, strings, array-like objects (h5py), arrays of other libraries.
@@ -130,8 +130,8 @@ def check_inputs(inputs, name: str) -> None:
                 "token numbers or embeddings"
             )
     shapes = [np.shape(leaf) for leaf in leaves]
-    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
-        found = f"shapes {shapes[:5]}" if leaves else described_type(inputs)
+    if points and (len({shape[:1] for shape in shapes}) != 1 or () in shapes):
+        found = "None" if inputs is None else f"shapes {shapes[:5]}"
         raise ValueError(f"{name}: expected arrays with one leading axis N, got {found}")
 
 
@@ -194,11 +194,6 @@ first sums to 5.136); these look like probabilities: pass jnp.log(...)
         raise ValueError(f"{name} must have shape [..., K, C] (members, classes last), got {shape}")
     if shape[-1] == 0 or shape[-2] == 0:
         raise ValueError(f"{name} must have at least one member and one class, [..., K, C], got {shape}")
-    if shape[-1] == 1:
-        raise ValueError(
-            f"{name} must have two classes or more, [..., K, C], got {shape}; of a binary classifier with one logit z "
-            "pass jax.nn.log_softmax(jnp.stack([jnp.zeros_like(z), z], -1))"
-        )
     if is_concrete(log_probs):
         tolerance = sum_tolerance(dtype, shape[-1])
         with jax.ensure_compile_time_eval():  # a constant inside a trace has values too

@@ -311,6 +311,10 @@ def test_usage_errors(workplace, capsys, arguments, message):
         (["methods", "--seed", "3"], "bdal: --seed is no option of `bdal methods`"),
         (["report", "runs/tiny", "--allow-mismatch"], "bdal: --allow-mismatch is no option of `bdal report`"),
         (
+            ["report", "runs/tiny", "--out", "page.html"],
+            "bdal: --out: expected a directory, in which the report is report.html, got page.html; pass page",
+        ),
+        (
             ["ask", "runs/tiny"],
             "bdal: {cwd}/runs/tiny: expected a run directory, as `bdal run CONFIG.yaml --workdir` makes one",
         ),

@@ -184,7 +184,7 @@ def draw_targets(key, targets, inputs):
     if targets is None:
         return None
     if not isinstance(targets, int):
-        check_inputs(targets, "targets")
+        check_inputs(targets, "targets", points=False)  # a strategy of one's own may want anything
         return native(targets)
     num_points = jax.tree.leaves(inputs)[0].shape[0]
     if targets < 1:

@@ -304,3 +304,28 @@ def test_a_dark_page_has_every_color_of_the_figures():
 def test_importing_draws_nothing():
     code = "import sys, bdal.experiment.figures; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(("name", "found"), [("diagram", "none"), ("diagram.tiff2", "tiff2"), ("diagram.", "none")])
+def test_a_path_without_a_known_ending(tmp_path, name, found):
+    with pytest.raises(ValueError, match=f"target: .*expected an ending among png, pdf, svg, got '{found}'"):
+        figures.reliability_diagram(RELIABILITY, tmp_path / name)
+    with pytest.raises(TypeError, match=r"target: expected matplotlib axes, or a path that ends in \.png, got None"):
+        figures.reliability_diagram(RELIABILITY, None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stem", "kinds", "message"),
+    [
+        ("curves.png", ("png",), r"path_stem: expected a path without its ending, .* pass kinds=\['png'\]"),
+        ("curves", ("gif",), "kinds: expected an ending among png, pdf, svg, got 'gif'"),
+        ("curves", ("",), "kinds: expected an ending among png, pdf, svg, got 'none'"),
+        ("curves", "png", r"kinds: expected a list of endings, got 'png'; pass \['png'\]"),
+    ],
+)
+def test_endings_that_are_none(tmp_path, stem, kinds, message):
+    shares = {"random": np.array([[0.5, 0.5]])}
+    with pytest.raises((ValueError, TypeError), match=message):
+        figures.class_histograms(shares, ["a", "b"], np.array([0.5, 0.5]), tmp_path / stem, kinds)
+    assert not list(tmp_path.iterdir())
