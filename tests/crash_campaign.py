@@ -36,9 +36,10 @@ comparisons:
 """
 POSTERIORS = {"mc_dropout": "false", "deep_ensemble": "true"}  # whether its seeds run in one program
 EVENTS = ("validation", "initial", "evaluated", "queried", "metrics", "labelled", "finished")
+PLACES = ("before", "torn", "after")
 FILES = ("run.json", "config.yaml", "table.md", "curves.png")
 NAMED = [
-    *(f"{place}_{event}:{turn}" for event in EVENTS for place in ("before", "torn", "after") for turn in (1, 3)),
+    *(f"{place}_{event}:{turn}" for event in EVENTS for place in PLACES for turn in (1, 3)),
     *(f"{place}_{file}" for file in FILES for place in ("before", "after")),
     *(f"parameters_{place}:{turn}" for place in ("written", "renamed") for turn in (1, 2)),
 ]
@@ -58,14 +59,16 @@ def ledgers(workdir: Path) -> dict[str, bytes]:
 
 
 class Bench:
-    """A folder with a config and an untouched run for each posterior, and a way to run them again."""
+    """A folder with a config and an untouched run for each posterior, and a way to run them again.
+
+    Each is run once to compile, and once more for the time that a kill may fall into.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.expected, self.seconds = {}, {}
-        for posterior, together in POSTERIORS.items():
-            config = CONFIG.format(posterior=posterior, together=together)
-            (folder / f"{posterior}.yaml").write_text(config)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self._reference, POSTERIORS))
 
     def start(self, posterior: str, workdir: Path, failpoint: str = "", code: str = "") -> subprocess.Popen:
         """`bdal run` in a process of its own, or `code` with the same arguments."""
@@ -87,8 +90,9 @@ class Bench:
         if process.returncode:
             raise RuntimeError(f"{posterior} in {workdir} ended with {process.returncode}: {errors[-2000:]}")
 
-    def reference(self, posterior: str) -> None:
-        """Run once to compile, and once more for the time that a kill may fall into."""
+    def _reference(self, posterior: str) -> None:
+        config = CONFIG.format(posterior=posterior, together=POSTERIORS[posterior])
+        (self.folder / f"{posterior}.yaml").write_text(config)
         for name in ("first", "again"):
             started = time.monotonic()
             self.finish(posterior, self.folder / f"{posterior}-{name}")
@@ -121,12 +125,11 @@ class Bench:
         return Outcome(posterior, kills, ledgers(workdir) == self.expected[posterior])
 
 
-def campaign(folder: Path, kills: int, *, workers: int = 2, seed: int = 0, line=print) -> list[Outcome]:
+def campaign(
+    bench: Bench, folder: Path, kills: int, *, workers: int = 2, seed: int = 0, line=print
+) -> list[Outcome]:  # fmt: skip
     """At least so many kills, named and at random, over both posteriors in turn."""
-    bench, rng = Bench(folder), random.Random(seed)  # noqa: S311
-    for posterior in POSTERIORS:
-        bench.reference(posterior)
-        line(f"{posterior}: {bench.seconds[posterior]:.1f} s without a crash")
+    rng = random.Random(seed)  # noqa: S311
     outcomes: list[Outcome] = []
 
     def places(posterior):
@@ -156,7 +159,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = campaign(Path(folder), options.kills, workers=options.workers, seed=options.seed)
+        bench = Bench(Path(folder))
+        for posterior, seconds in bench.seconds.items():
+            print(f"{posterior}: {seconds:.1f} s without a crash")
+        outcomes = campaign(bench, bench.folder, options.kills, workers=options.workers, seed=options.seed)
     kills = [kill for outcome in outcomes for kill in outcome.kills]
     named = [kill for kill in kills if not kill.replace(".", "").isdecimal()]
     different = [outcome for outcome in outcomes if not outcome.same]

@@ -256,7 +256,7 @@ OTHER_NAMES = {  # that papers and other packages have for the same rules
     "expected_gradient_length": "expected_model_change", "best_versus_second_best": "margin", "bvsb": "margin",
     "uniform": "random", "eer": "expected_error_reduction", "vr": "variation_ratio", "probcover": "prob_cover",
     "k_means++": "k_means_plus_plus", "kmeans++": "k_means_plus_plus", "maxherding": "max_herding", "tpc": "typiclust",
-    "uherding": "uncertainty_herding",
+    "uherding": "uncertainty_herding", "qbc": "vote_entropy", "query_by_committee": "vote_entropy",
 }  # fmt: skip
 
 
