@@ -65,6 +65,15 @@ def entropy(log_probs: jax.Array) -> jax.Array:
     return jnp.maximum(-jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1), 0.0)
 
 
+def largest(values: jax.Array) -> jax.Array:
+    """`max_c v_c`, `[..., C] -> [...]`, and its gradient goes to the first of the largest.
+
+    The gradient of `jnp.max` divides by how many values equal the largest. Where a compiler computes them anew and
+    rounds otherwise, none does, and it is 0 / 0.
+    """
+    return jnp.sum(values, axis=-1, where=jax.nn.one_hot(values.argmax(-1), values.shape[-1], dtype=bool))
+
+
 def kl_term(u: jax.Array) -> jax.Array:
     """`φ(u) = (1 + u) log(1 + u) − u`, of which `KL(p ‖ q) = Σ q φ(p/q − 1)`; rounding below 0 is clipped."""
     u = jnp.maximum(u, -1 + 2.0**-24)  # φ(−1) = 1, by way of 0 · log 0

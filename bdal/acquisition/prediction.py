@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import axis_order, check_finite, check_floating, check_log_probs, is_concrete
-from bdal.information import kl_term, relative_to_mean
+from bdal.information import kl_term, largest, relative_to_mean
 
 BLOCK = 2**20  # numbers held at a time (a cache full): all pairs of classes, of some points and some targets
 FEW_MEMBERS = 100
@@ -194,7 +194,7 @@ def weighted_mocu(
     if is_concrete(concavity) and not 0 <= float(concavity) <= 1:
         raise ValueError(f"concavity must be between 0 and 1, got {concavity}")
     log_probs, targets, weights = _checked(log_probs, target_log_probs, target_weights)
-    with_peaks = jnp.concatenate([targets, targets.max(-1, keepdims=True)], axis=-1)  # [T, K, C + 1]
+    with_peaks = jnp.concatenate([targets, largest(targets)[..., None]], axis=-1)  # [T, K, C + 1]
     return _expected_gain(log_probs, with_peaks, weights, jnp.float32(concavity), _weighted_cost)
 
 
@@ -326,7 +326,7 @@ def _squared_distance(before, change, _):
 def _lost_decision(before, change, _):
     """`max_c q_c − q_ĉ`: what sticking to the favourite of before would lose."""
     after = before * (1 + change)
-    return after.max(-1) - _of_favourite(before, after)
+    return largest(after) - _of_favourite(before, after)
 
 
 def _of_favourite(before, values):
@@ -340,7 +340,7 @@ def _weighted_cost(before, change, concavity):
     peak, peak_moved = before[..., -1], (before * change)[..., -1]
     before, change = before[..., :-1], change[..., :-1]
     lost = _lost_decision(before, change, None)
-    cost = peak - before.max(-1)  # L
+    cost = peak - largest(before)  # L
     moved = peak_moved - _of_favourite(before, before * change) - lost  # L_y − L
     return (1 - 2 * concavity * cost) * lost + concavity * jnp.square(moved)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bdal.errors import check_log_probs
-from bdal.information import entropy, log_mean_exp
+from bdal.information import entropy, largest, log_mean_exp
 
 
 def predictive_entropy(log_probs: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def least_confidence(log_probs: jax.Array) -> jax.Array:
     """
     log_probs = check_log_probs(log_probs)
     log_mean = log_mean_exp(log_probs, axis=-2)  # [..., C]
-    return jnp.maximum(-jnp.expm1(log_mean.max(-1)), 0.0)
+    return jnp.maximum(-jnp.expm1(largest(log_mean)), 0.0)
 
 
 def margin(log_probs: jax.Array) -> jax.Array:
@@ -85,5 +85,5 @@ def margin(log_probs: jax.Array) -> jax.Array:
 def _minus_gap(probs: jax.Array) -> jax.Array:
     """The second largest of `probs [..., C]` less the largest."""
     is_first = jax.nn.one_hot(probs.argmax(-1), probs.shape[-1], dtype=bool)
-    second = jnp.where(is_first, -jnp.inf, probs).max(-1)
-    return second - probs.max(-1)
+    second = largest(jnp.where(is_first, -jnp.inf, probs))
+    return second - jnp.sum(probs, axis=-1, where=is_first)
