@@ -14,6 +14,7 @@ from bdal.pool import LabelledSet
 from bdal.strategy import QueryStrategy, make_strategy, top
 
 SEEDS, POOL, LABELLED, CAPACITY = 3, 150, 20, 30
+FEW_STEPS = {"loss_prediction": {"steps": 20}, "vaal": {"steps": 20}}  # of training, in which rounding grows
 IN_EVERY_RUN = ("random", "margin", "batchbald", "k_center")  # the others are slow: two compilations each
 
 
@@ -59,7 +60,7 @@ def one_by_one(run, arguments):
 )
 def test_a_query_of_seeds_together_is_that_of_each_seed_apart(round_, name):
     together, apart, loaded, arguments = round_
-    strategy = make_strategy(name, table=TABLE)
+    strategy = make_strategy(name, table=TABLE, **FEW_STEPS.get(name, {}))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(members|tied|same score).*")  # of few members
         queries, quantiles = together.query(strategy, *arguments, loaded.pool)
