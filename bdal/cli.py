@@ -294,15 +294,9 @@ def _show_results(workdir: Path) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bdal.errors import ConfigError
     from bdal.experiment.progress import short
     from bdal.experiment.report import report
 
-    if options.out is not None and options.out.suffix in (".html", ".md", ".pdf", ".png"):
-        raise ConfigError(
-            f"--out: expected a directory, in which the report is report.html, got {options.out}; pass "
-            f"{options.out.with_suffix('')}"
-        )
     page = report(options.workdirs, options.out, load_data=not options.no_images, data_dir=options.data_dir)
     print(f"{short(page)}, the same as report.md with its figures beside it")
     return 0

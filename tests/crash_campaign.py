@@ -125,9 +125,7 @@ class Bench:
         return Outcome(posterior, kills, ledgers(workdir) == self.expected[posterior])
 
 
-def campaign(
-    bench: Bench, folder: Path, kills: int, *, workers: int = 2, seed: int = 0, line=print
-) -> list[Outcome]:  # fmt: skip
+def campaign(bench: Bench, folder: Path, kills: int, *, workers: int = 2, seed: int = 0, line=print) -> list[Outcome]:
     """At least so many kills, named and at random, over both posteriors in turn."""
     rng = random.Random(seed)  # noqa: S311
     outcomes: list[Outcome] = []

@@ -312,7 +312,7 @@ def test_usage_errors(workplace, capsys, arguments, message):
         (["report", "runs/tiny", "--allow-mismatch"], "bdal: --allow-mismatch is no option of `bdal report`"),
         (
             ["report", "runs/tiny", "--out", "page.html"],
-            "bdal: --out: expected a directory, in which the report is report.html, got page.html; pass page",
+            "bdal: out: expected a folder, in which the report is report.html, got page.html; pass page",
         ),
         (
             ["ask", "runs/tiny"],

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import axis_order, check_finite, check_floating, check_log_probs, is_concrete
-from bdal.information import largest, log_mean_exp, relative_to_mean
+from bdal.information import log_mean_exp, relative_to_mean
 
 
 def last_layer_gradient_norms(log_probs: jax.Array, features: jax.Array) -> jax.Array:
@@ -66,7 +66,7 @@ def _residual_norms(log_probs: jax.Array) -> jax.Array:
     is_top = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=bool)
     others = jnp.where(is_top, 0.0, probs)  # [..., C]
     others_squared = jnp.square(others).sum(-1, keepdims=True)
-    total = others_squared + jnp.square(largest(probs))[..., None]
+    total = others_squared + jnp.square(probs.sum(-1, keepdims=True, where=is_top))
     missing = jnp.where(is_top, others.sum(-1, keepdims=True), -jnp.expm1(log_probs))  # 1 − p_c
     squared = jnp.square(missing) + jnp.where(is_top, others_squared, total - jnp.square(probs))
     still = squared == 0  # sqrt has no finite gradient there

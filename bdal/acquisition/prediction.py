@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import axis_order, check_finite, check_floating, check_log_probs, is_concrete
-from bdal.information import kl_term, largest, relative_to_mean
+from bdal.information import at_largest, kl_term, largest, relative_to_mean
 
 BLOCK = 2**20  # numbers held at a time (a cache full): all pairs of classes, of some points and some targets
 FEW_MEMBERS = 100
@@ -326,13 +326,7 @@ def _squared_distance(before, change, _):
 def _lost_decision(before, change, _):
     """`max_c q_c − q_ĉ`: what sticking to the favourite of before would lose."""
     after = before * (1 + change)
-    return largest(after) - _of_favourite(before, after)
-
-
-def _of_favourite(before, values):
-    """The entry of `values [C, T, D]` for the favourite class of before, `[C, T]`."""
-    is_favourite = jax.nn.one_hot(before.argmax(-1), before.shape[-1], dtype=bool)
-    return jnp.sum(values, axis=-1, where=is_favourite)
+    return largest(after) - at_largest(before, after)
 
 
 def _weighted_cost(before, change, concavity):
@@ -341,7 +335,7 @@ def _weighted_cost(before, change, concavity):
     before, change = before[..., :-1], change[..., :-1]
     lost = _lost_decision(before, change, None)
     cost = peak - largest(before)  # L
-    moved = peak_moved - _of_favourite(before, before * change) - lost  # L_y − L
+    moved = peak_moved - at_largest(before, before * change) - lost  # L_y − L
     return (1 - 2 * concavity * cost) * lost + concavity * jnp.square(moved)
 
 

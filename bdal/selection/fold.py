@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import check_key, check_query
+from bdal.errors import check_key, check_query, key_first
 
 # Scores this close, relative to the largest |score|, differ by rounding.
 TIE_TOLERANCE = 8 * float(jnp.finfo(jnp.float32).eps)
@@ -34,23 +34,20 @@ Arguments = ParamSpec("Arguments")
 def no_rows_no_picks(selector: Callable[Arguments, Query]) -> Callable[Arguments, Query]:
     """`selector`, which of no rows at all, R = 0, picks none: with `pad`, or in a trace, a query of −1 throughout.
 
-    Its key is checked as well: the first argument if that is a key, which must then be given.
+    Its key is checked as well, and must be given where it is the first argument.
     """
-    first = next(iter(inspect.signature(selector).parameters)) == "key"
 
     @wraps(selector)
     def select(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Query:
         options: dict[str, Any] = dict(kwargs)
-        if first and (args or "key" in options):
-            check_key(args[0] if args else options["key"])
-        elif options.get("key") is not None:
+        if options.get("key") is not None:
             check_key(options["key"])
         if np.shape(options.get("available", False)) != (0,) or "query_size" not in options:
             return selector(*args, **kwargs)
         check_query(options["available"], options["query_size"], options.get("pad", False))
         return no_picks(options["query_size"])
 
-    return select
+    return key_first(select) if next(iter(inspect.signature(selector).parameters)) == "key" else select
 
 
 def no_picks(query_size: int) -> Query:

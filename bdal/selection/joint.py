@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal.errors import as_array, axis_order, check_count, check_key, check_log_probs, check_query, is_concrete
+from bdal.errors import check_count, check_key, check_log_probs, check_query, is_concrete
 from bdal.information import kl_term, relative_to_mean, shared_information
+from bdal.selection.checks import check_rows_of_members
 from bdal.selection.fold import Query, argmax, no_rows_no_picks
 
 BLOCK = 2**21  # numbers held at a time where all classes of some rows meet all configurations
@@ -95,16 +96,7 @@ def batchbald(
     num_samples = check_count(num_samples, "num_samples")
     screen_samples = check_count(screen_samples, "screen_samples")
     shortlist = None if shortlist is None else check_count(shortlist, "shortlist")
-    log_probs, available = as_array(log_probs, "log_probs"), jnp.asarray(available)
-    if log_probs.ndim == 3 and log_probs.shape[0] != available.shape[0]:
-        raise ValueError(
-            f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}"
-            f"{axis_order(log_probs.shape, available.shape[0], 'log_probs')}"
-        )
-    if log_probs.ndim == 3 and jnp.issubdtype(log_probs.dtype, jnp.floating):  # rows nobody looks at become uniform
-        uniform = jnp.full((), -np.log(max(1, log_probs.shape[2])), log_probs.dtype)
-        log_probs = jnp.where(available[:, None, None], log_probs, uniform)
-    log_probs = check_log_probs(log_probs, rank=3)
+    log_probs, available = check_rows_of_members(log_probs, available), jnp.asarray(available)
     num_samples = min(num_samples, log_probs.shape[2] ** (query_size - 1))  # the last row's labels never join them
     query = _batchbald(key, log_probs, available, num_samples, query_size, screen_samples, shortlist)
     if is_concrete(query):

@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal.errors import (
-    as_array,
-    axis_order,
     check_finite,
     check_floating,
-    check_log_probs,
     check_number,
     check_query,
     is_concrete,
 )
 from bdal.information import mutual_information, relative_to_mean, shared_information
+from bdal.selection.checks import check_rows_of_members
 from bdal.selection.fold import TIE_TOLERANCE, Query, greedy, no_rows_no_picks
 from bdal.selection.ranking import check_scores
 
@@ -157,16 +155,7 @@ def mutual_information_penalty(
     check_query(available, query_size, pad)
     if reduce not in ("max", "sum"):
         raise ValueError(f'reduce must be "max" or "sum", got {reduce!r}')
-    log_probs, available = as_array(log_probs, "log_probs"), jnp.asarray(available)
-    if log_probs.ndim == 3 and log_probs.shape[0] != available.shape[0]:
-        raise ValueError(
-            f"log_probs must have a row for each of available {available.shape}, got {log_probs.shape}"
-            f"{axis_order(log_probs.shape, available.shape[0], 'log_probs')}"
-        )
-    if log_probs.ndim == 3 and jnp.issubdtype(log_probs.dtype, jnp.floating):  # rows nobody looks at become uniform
-        uniform = jnp.full((), -np.log(max(1, log_probs.shape[2])), log_probs.dtype)
-        log_probs = jnp.where(available[:, None, None], log_probs, uniform)
-    log_probs = check_log_probs(log_probs, rank=3)
+    log_probs, available = check_rows_of_members(log_probs, available), jnp.asarray(available)
     return _mutual_information_penalty(log_probs, available, key, reduce, query_size)
 
 

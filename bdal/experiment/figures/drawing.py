@@ -22,7 +22,11 @@ DARK = {
     "#e69f00": "#f0b73a",
 }  # fmt: skip
 KINDS = ("png", "pdf")
-ENDINGS = ("png", "pdf", "svg")
+NO_DATES: Any = {  # in files of each ending
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
 
 STYLE: Any = {
     "text.color": INK,
@@ -65,7 +69,7 @@ def save_as(figure: Any, path_stem: str | Path, kinds: Sequence[str]) -> list[Pa
     for kind in kinds:
         check_ending(kind, "kinds")
     ending = Path(path_stem).suffix.removeprefix(".")
-    if ending in ENDINGS:
+    if ending in NO_DATES:
         raise ValueError(f"path_stem: expected a path without its ending, got {path_stem}; pass kinds=[{ending!r}]")
     if figure.get_layout_engine() is not None:  # once for all kinds
         figure.draw_without_rendering()
@@ -75,20 +79,15 @@ def save_as(figure: Any, path_stem: str | Path, kinds: Sequence[str]) -> list[Pa
 
 def check_ending(ending: str, name: str) -> None:
     """Refuse an ending that figures are not written in."""
-    if ending.lower() not in ENDINGS:
-        raise ValueError(f"{name}: expected an ending among {', '.join(ENDINGS)}, got {ending or 'none'!r}")
+    if ending.lower() not in NO_DATES:
+        raise ValueError(f"{name}: expected an ending among {', '.join(NO_DATES)}, got {ending or 'none'!r}")
 
 
 def save(figure: Any, path: Path) -> Path:
     """Write the figure in the format that the path ends in, without dates."""
     content = io.BytesIO()
-    no_dates = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-        "svg": {"Date": None, "Creator": None},
-    }
     kind = path.suffix.removeprefix(".").lower()
-    figure.savefig(content, format=kind, dpi=150, transparent=kind == "svg", metadata=no_dates.get(kind))
+    figure.savefig(content, format=kind, dpi=150, transparent=kind == "svg", metadata=NO_DATES[kind])
     write_atomic(path, content.getvalue())
     return path
 

@@ -14,7 +14,7 @@ def reliability_diagram(reliability: Any, target: Any) -> None:
     """Confidence against accuracy per bin, with the gap shaded and the share of points below.
 
     `reliability` has `confidence`, `accuracy` and `count`, an array each over bins (as `bdal.calibration.reliability`
-    returns them); empty bins are left out. `target` is matplotlib axes, or a path ending in `.png` or `.pdf`.
+    returns them); empty bins are left out. `target` is matplotlib axes, or a path ending in `.png`, `.pdf` or `.svg`.
     """
     if not isinstance(target, str | Path):
         if not hasattr(target, "plot"):

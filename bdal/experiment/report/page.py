@@ -42,6 +42,10 @@ def report(
     paths = list(dict.fromkeys(expanded(workdir).resolve() for workdir in workdirs))
     if not paths:
         raise ConfigError("report: expected at least one run directory, found none")
+    if out is not None and Path(out).suffix in (".html", ".md", ".pdf", ".png"):
+        raise ConfigError(
+            f"out: expected a folder, in which the report is report.html, got {out}; pass {Path(out).with_suffix('')}"
+        )
     groups = [_with_data_at(group, data_dir) for group in gather(paths)]
     out = expanded(out).resolve() if out is not None else paths[0] / "report"
     try:
