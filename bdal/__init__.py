@@ -1,8 +1,8 @@
 """Bayesian deep active learning in JAX.
 
 Committees, acquisition functions and batch selection as pure functions of arrays, and experiments with them.
-Rooms: `bdal.acquisition`, `bdal.selection`, `bdal.calibration` (mathematics of arrays), `bdal.committee`,
-`bdal.posteriors`, `bdal.training`, `bdal.pool` (models as functions), `bdal.strategy`, `bdal.loop` (the loop),
+Rooms: `bdal.acquisition`, `bdal.selection`, `bdal.calibration` (mathematics of arrays), `bdal.types`,
+`bdal.model`, `bdal.likelihood`, `bdal.committee`, `bdal.training`, `bdal.posteriors`, `bdal.pool` (models as functions), `bdal.strategy`, `bdal.loop` (the loop),
 `bdal.models`, `bdal.datasets`, `bdal.experiment`, `bdal.contrib` (batteries).
 """
 
@@ -23,7 +23,6 @@ from bdal.acquisition import (
     variation_ratio,
     vote_entropy,
 )
-from bdal.adapters import from_batched, from_linen, from_nnx, nnx_init
 from bdal.calibration import accuracy, brier, ece, mce, nll
 from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.environment import doctor
@@ -36,9 +35,21 @@ from bdal.errors import (
     NonFiniteError,
     SelectorError,
 )
+from bdal.likelihood import Likelihood, categorical, gaussian
 from bdal.loop import Round, active_learning, ask, tell
+from bdal.model import (
+    Model,
+    from_batched,
+    from_linen,
+    from_nnx,
+    model_from_equinox,
+    model_from_functions,
+    model_from_haiku,
+    model_from_linen,
+    model_from_nnx,
+)
 from bdal.pool import ABSTAIN, LabelledSet, extend, map_pool
-from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout, fit_snapshots
+from bdal.posteriors import POSTERIORS, fit_deep_ensemble, fit_mc_dropout, fit_snapshots, make_posterior
 from bdal.selection import (
     Query,
     badge,
@@ -56,11 +67,13 @@ from bdal.selection import (
 )
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query
 from bdal.training import Training
+from bdal.types import TrainingData, Variables
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN",
+    "POSTERIORS",
     "STRATEGIES",
     "AcceleratorError",
     "CapacityError",
@@ -70,12 +83,16 @@ __all__ = [
     "Gaussian",
     "LabelError",
     "LabelledSet",
+    "Likelihood",
+    "Model",
     "NonFiniteError",
     "Query",
     "QueryStrategy",
     "Round",
     "SelectorError",
     "Training",
+    "TrainingData",
+    "Variables",
     "accuracy",
     "acquisition",
     "active_learning",
@@ -85,6 +102,7 @@ __all__ = [
     "batchbald",
     "brier",
     "calibration",
+    "categorical",
     "deep_ensemble",
     "diverse",
     "doctor",
@@ -99,12 +117,14 @@ __all__ = [
     "from_batched",
     "from_linen",
     "from_nnx",
+    "gaussian",
     "greedy",
     "joint_information",
     "k_center",
     "last_layer_gradient_norms",
     "lcmd",
     "least_confidence",
+    "make_posterior",
     "make_strategy",
     "map_pool",
     "margin",
@@ -112,9 +132,13 @@ __all__ = [
     "mce",
     "mean_kl",
     "mean_std",
+    "model_from_equinox",
+    "model_from_functions",
+    "model_from_haiku",
+    "model_from_linen",
+    "model_from_nnx",
     "mutual_information_penalty",
     "nll",
-    "nnx_init",
     "power",
     "predictive_entropy",
     "predictive_variance",

@@ -1,16 +1,18 @@
-"""A committee: K deterministic functions that vote on the same input. `bdal.adapters` make them from networks of flax.
+"""A committee: K deterministic functions that vote on the same input.
 
-A member is `apply(params, key, x) -> logits [C] or (logits [C], features [D])` with its parameters and its key filled
-in. `apply` is written for *one* input, and `vmap` over the pool leaves the member's key unbatched: whatever `apply`
-draws from it (a dropout mask, weights of a variational posterior) is drawn once for the whole pool, for any model. So
-joint quantities are defined, and no score depends on chunking, order or sharding.
+A member is `apply(shared, own, noise, x) -> outputs [P] or (outputs [P], features [D])`: `shared` is the same for all,
+`own` and `noise` are the member's. MC dropout shares all parameters and has keys as noise, a deep ensemble shares
+nothing, a posterior of the last layer shares the body and owns a head. `apply` is written for *one* input, and `vmap`
+over the pool leaves the member's noise unbatched: whatever `apply` draws from it (a dropout mask, weights of a
+variational posterior) is drawn once for the whole pool, for any model. So joint quantities are defined, and no score
+depends on chunking, order or sharding. What does not depend on the member is computed once.
 
-Axis letters: K members, N points, B points of a chunk, C classes, D features.
+Axis letters: K members, N points, B points of a chunk, P outputs, C classes, D features.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,71 +20,96 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 
+from bdal.acquisition import Gaussian
+from bdal.backend import over_members, spec
 from bdal.errors import SUM_TOLERANCE, check_array, is_concrete, shown
+from bdal.likelihood import Likelihood, categorical
 from bdal.pool import map_pool
+from bdal.types import Apply, MemberApply, Variables
 
-Apply = Callable[..., Any]  # (params, key or None, x) -> logits [C] or (logits [C], features [D])
 
-
-@partial(register_dataclass, data_fields=["params", "keys"], meta_fields=["apply", "stacked"])
+@partial(register_dataclass, data_fields=["shared", "own", "noise", "info"], meta_fields=["apply", "likelihood"])
 @dataclass(frozen=True)
 class Committee:
     """K members: a pytree that passes through `jit`, `vmap` and `lax.map`; its methods take inputs `[N, ...]`.
 
-    Build one with `mc_dropout`, `deep_ensemble`, or a `Fit` of `bdal.posteriors`.
+    Build one with `mc_dropout`, `deep_ensemble`, or a fit of `bdal.posteriors`; or from its parts, where members share
+    some of their parameters. Without `own` and `noise` it is a committee of one.
 
     Attributes:
-      apply: `(params, key, x) -> logits [C]` or `(logits [C], features [D])` for one input `x` (which may be a pytree).
-      params: the parameters; with a leading axis K where `stacked`.
-      keys: `[K]` one key a member, or None where members draw nothing.
-      stacked: whether each member has parameters of its own.
+      apply: `(shared, own, noise, x) -> outputs [P]` or `(outputs [P], features [D])` for one input `x` (a pytree).
+        Committees of one kind need the same function, or equal ones, each time: another one is traced again.
+      shared: parameters that all members have, `bdal.types.Variables` or any pytree.
+      own: a pytree of `[K, ...]`, the parameters of each member; None: all are shared.
+      noise: a pytree of `[K, ...]`, such as K keys; None: members draw nothing.
+      likelihood: what outputs mean; by default logits of classes.
+      info: scalars a member, `[K]`, or `[1]` where members come from one training.
+
+    >>> def apply(body, head, noise, x):
+    ...     features = jax.nn.relu(x @ body)
+    ...     return features @ head, features
+    >>> heads = jax.random.normal(jax.random.key(0), (100, 16, 3))
+    >>> committee = Committee(apply, shared=jnp.ones((4, 16)), own=heads)
+    >>> pool = jnp.ones((7, 4))
+    >>> committee.log_probs(pool).shape, committee.features(pool).shape, committee.embedding(pool).shape
+    ((7, 100, 3), (7, 1, 16), (7, 16))
     """
 
-    apply: Apply
-    params: Any
-    keys: jax.Array | None
-    stacked: bool
+    apply: MemberApply
+    shared: Any = None
+    own: Any = None
+    noise: Any = None
+    likelihood: Likelihood = categorical()  # noqa: RUF009
+    info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_members(self) -> int:
         """K."""
-        return self.keys.shape[0] if self.keys is not None else jax.tree.leaves(self.params)[0].shape[0]
+        sizes = [leaf.shape[0] for leaf in jax.tree.leaves((self.own, self.noise))]
+        return sizes[0] if sizes else 1
 
     def take(self, num_members: int) -> "Committee":
         """The committee of the first `num_members` members (all of them if there are fewer)."""
         if num_members < 1:
             raise ValueError(f"num_members: expected at least 1, got {num_members}")
-        first = partial(jax.tree.map, lambda leaf: leaf[:num_members])
-        params = first(self.params) if self.stacked else self.params
-        return replace(self, params=params, keys=None if self.keys is None else self.keys[:num_members])
+        own, noise, info = jax.tree.map(lambda leaf: leaf[:num_members], (self.own, self.noise, self.info))
+        return replace(self, own=own, noise=noise, info=info)
 
     @jax.jit
-    def predict(self, inputs) -> tuple[jax.Array, jax.Array | None]:
-        """Log-probabilities `[B, K, C]` in nats and features `[B, K, D]` (None if `apply` gives none), in one pass."""
+    def predict(self, inputs) -> tuple[Any, jax.Array | None]:
+        """What members predict and their features, in one pass.
 
-        def member(params, key, x):
-            logits, features = logits_and_features(self.apply(params, key, x))
-            return jax.nn.log_softmax(logits.astype(jnp.float32)), features
-
-        return self._members(member, inputs)
+        Log-probabilities `[B, K, C]` in nats, or a `Gaussian` of `[B, K]`; and features `[B, K, D]`, or `[B, 1, D]`
+        where they are the same for all members, or None if `apply` gives none.
+        """
+        outputs, features = self._members(self._outputs, inputs)
+        return self.likelihood.predict(self._of_each(outputs)), features
 
     def log_probs(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
         """Log-probabilities of every member, `[N, K, C]`, in nats; of a pool or any other `[N, ...]`, in chunks.
 
-        As `bdal.map_pool`, which also shards: NumPy inputs stay on the host and are sent a chunk at a time.
+        As `bdal.map_pool`, which also shards: NumPy inputs stay on the host and are sent a chunk at a time. ValueError
+        for a committee that predicts numbers.
         """
         return _in_chunks(_log_probs, self, inputs, chunk_size)
 
+    def gaussian(self, inputs, *, chunk_size: int = 1024) -> Gaussian:
+        """Mean and variance of every member, `[N, K]` both, in chunks. ValueError for a committee of classes."""
+        return _in_chunks(_gaussian, self, inputs, chunk_size)
+
     def features(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
-        """Features of every member, `[N, K, D]`, in chunks. ValueError if `apply` returns logits only."""
+        """Features of every member, `[N, K, D]`, in chunks; `[N, 1, D]` where they are the same for all members.
+
+        ValueError if `apply` returns outputs only.
+        """
         return _in_chunks(_features, self, inputs, chunk_size)
 
     def embedding(self, inputs, *, chunk_size: int = 1024) -> jax.Array:
         """One vector a point, for diversity: `[N, D]`, in chunks.
 
-        Members that share their parameters: the features of the network without noise (`key=None`), `[N, D]`.
-        Members with parameters of their own live in spaces that cannot be averaged: their features side by side over
-        √K, `[N, K·D]`, so that an inner product is the mean of the members' inner products.
+        Members that share their parameters: the features of the network without noise (`noise=None`), `[N, D]`.
+        Members whose features are the same: these, `[N, D]`. Others live in spaces that cannot be averaged: their
+        features side by side over √K, `[N, K·D]`, so that an inner product is the mean of the members' inner products.
         """
         return _in_chunks(_embedding, self, inputs, chunk_size)
 
@@ -90,33 +117,35 @@ class Committee:
     def symptoms(self, inputs) -> tuple[jax.Array, jax.Array]:
         """Two faults of `apply` that no score shows, as booleans, for a few inputs `[B, ...]`.
 
-        Whether members that differ in their key agree exactly (dropout is off, or `apply` ignores its key), and whether
-        what should be logits are probabilities: no row has a negative number, and each sums to one.
+        Whether members that differ in their noise agree exactly (dropout is off, or `apply` ignores its noise), and
+        whether what should be logits are probabilities: no row has a negative number, and each sums to one.
         """
-
-        def member(params, key, x):
-            return logits_and_features(self.apply(params, key, x))[0].astype(jnp.float32)
-
-        logits = self._members(member, inputs)  # [B, K, C]
+        outputs = self._of_each(self._members(self._outputs, inputs)[0]).astype(jnp.float32)  # [B, K, P]
         none = jnp.bool_(False)
-        agree = (logits == logits[:, :1]).all() if self.keys is not None and logits.shape[1] > 1 else none
-        to_one = jnp.abs(logits.sum(-1) - 1) <= SUM_TOLERANCE
-        return agree, (logits >= 0).all() & to_one.all() if logits.shape[-1] > 1 else none
+        draws = jax.tree.leaves(self.noise) and self.num_members > 1
+        agree = (outputs == outputs[:, :1]).all() if draws else none
+        if self.likelihood != categorical() or outputs.shape[-1] == 1:
+            return agree, none
+        to_one = jnp.abs(outputs.sum(-1) - 1) <= SUM_TOLERANCE
+        return agree, (outputs >= 0).all() & to_one.all()
 
     @partial(jax.jit, static_argnames="batch_size")
     def gradient_norms(self, inputs, *, batch_size: int = 8) -> jax.Array:
         """Length of the gradient that each label would cause in the whole network, per member: `[B, K, C]`.
 
-        `‖∇_θ −log p_k(c | x)‖`: one forward pass, then the C cotangents `p − e_c` through the same backward pass, for
-        `batch_size` points at once. Only the weights are differentiated (see `split_weights`), so running statistics
-        are not counted. Settles, Craven & Ray, NeurIPS 2008.
+        `‖∇_θ −log p_k(c | x)‖`, with θ the weights that the member shares and those that it owns: one forward pass, then
+        the C cotangents `p − e_c` through the same backward pass, for `batch_size` points at once. Only the weights are
+        differentiated (see `split_weights`), so running statistics are not counted. ValueError for a committee that
+        predicts numbers. Settles, Craven & Ray, NeurIPS 2008.
         """
+        if self.likelihood != categorical():
+            raise ValueError(f"gradient_norms: expected a committee of classes, got a {self.likelihood.name} one")
 
-        def member(params, key, x):
-            weights, rebuild = split_weights(params)
+        def member(own, noise, x):
+            weights, rebuild = split_weights((self.shared, own))
 
             def logits_of(weights):
-                return logits_and_features(self.apply(rebuild(weights), key, x))[0].astype(jnp.float32)
+                return self._outputs(*rebuild(weights), noise, x)[0].astype(jnp.float32)
 
             logits, pullback = jax.vjp(logits_of, weights)
             # ∂(−log p_c)/∂logits = p − e_c, with p_c − 1 as −Σ_{j≠c} p_j: exact where p_c rounds to 1.
@@ -127,31 +156,31 @@ class Committee:
             return jnp.sqrt(sum(squares))  # [C]
 
         def point(x):
-            return self._members(member, jax.tree.map(lambda leaf: leaf[None], x))[0]  # [K, C]
+            one = jax.tree.map(lambda leaf: leaf[None], x)
+            return self._of_each(self._members(member, one))[0]  # [K, C]
 
         return jax.lax.map(point, inputs, batch_size=batch_size)
 
+    def _outputs(self, *arguments):
+        """What `apply` returns for `(shared, own, noise, x)`, or for `(own, noise, x)`, as (outputs, features or None)."""
+        arguments = arguments if len(arguments) == 4 else (self.shared, *arguments)
+        return outputs_and_features(self.apply(*arguments), self.likelihood)
+
     def _members(self, member, inputs):
-        """`member(params, key, x)` for every point and member, stacked to `[B, K, ...]`."""
+        """`member(own, noise, x)` for every point and member: `[B, K, ...]`, or `[B, 1, ...]` where all are the same."""
+        keys = _cloned(self.noise)  # a member draws the same at every call
+        return over_members(lambda parts: jax.vmap(lambda x: member(*parts, x))(inputs), (self.own, keys))
 
-        def over_points(params, key):
-            return jax.vmap(lambda x: member(params, key, x))(inputs)  # [B, ...]
+    def _of_each(self, values):
+        """`[B, K, ...]` of what may be `[B, 1, ...]`."""
+        return jnp.broadcast_to(values, (values.shape[0], self.num_members, *values.shape[2:]))
 
-        keys = None if self.keys is None else jax.random.clone(self.keys)  # a member draws the same at every call
-        if self._one_at_a_time(inputs):
-            own = (self.params if self.stacked else None, keys)
-            out = jax.lax.map(lambda own: over_points(own[0] if self.stacked else self.params, own[1]), own)
-            return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), out)
-        axes = (0 if self.stacked else None, None if keys is None else 0)
-        return jax.vmap(over_points, in_axes=axes, out_axes=1)(self.params, keys)
 
-    def _one_at_a_time(self, inputs) -> bool:
-        # XLA's convolutions leave their fast path on the CPU when a member axis is added to them: 8 s became 44 s.
-        if jax.default_backend() != "cpu":
-            return False
-        shape = partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], leaf.dtype))
-        params = shape(self.params) if self.stacked else jax.tree.map(_spec, self.params)
-        return has_convolution(self.apply, params, None if self.keys is None else shape(self.keys), shape(inputs))
+def _cloned(noise):
+    def clone(leaf):
+        return jax.random.clone(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    return jax.tree.map(clone, noise)
 
 
 def _in_chunks(method: Callable, committee: Committee, inputs, chunk_size: int):
@@ -162,7 +191,17 @@ def _in_chunks(method: Callable, committee: Committee, inputs, chunk_size: int):
 
 
 def _log_probs(committee: Committee, inputs) -> jax.Array:
-    return committee.predict(inputs)[0]
+    prediction = committee.predict(inputs)[0]
+    if isinstance(prediction, Gaussian):
+        raise ValueError("log_probs: expected a committee of classes, got one that predicts numbers; see `gaussian`")
+    return prediction
+
+
+def _gaussian(committee: Committee, inputs) -> Gaussian:
+    prediction = committee.predict(inputs)[0]
+    if not isinstance(prediction, Gaussian):
+        raise ValueError("gaussian: expected a committee that predicts numbers, got one of classes; see `log_probs`")
+    return prediction
 
 
 def _features(committee: Committee, inputs) -> jax.Array:
@@ -176,15 +215,37 @@ def _features(committee: Committee, inputs) -> jax.Array:
 
 
 def _embedding(committee: Committee, inputs) -> jax.Array:
-    if committee.stacked:
-        features = _features(committee, inputs)
-        num_points, num_members, width = features.shape  # [B, K, D]
-        return features.reshape(num_points, num_members * width) / jnp.sqrt(num_members)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], committee.params)
-    return _embedding(replace(committee, params=params, keys=None, stacked=True), inputs)
+    if not jax.tree.leaves(committee.own):
+        committee = replace(committee, noise=None)  # one network, without noise
+    features = _features(committee, inputs)  # [B, K, D] or [B, 1, D]
+    return features.reshape(features.shape[0], -1) / jnp.sqrt(features.shape[1])
 
 
-def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:
+@dataclass(frozen=True)
+class _Shared:
+    """A member whose variables all members share. Equal for equal `network`, so that nothing is traced twice."""
+
+    network: Apply
+
+    def __call__(self, shared, own, noise, x):
+        del own
+        return self.network(shared, noise, x)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A member with variables of its own."""
+
+    network: Apply
+
+    def __call__(self, shared, own, noise, x):
+        del shared
+        return self.network(own, noise, x)
+
+
+def mc_dropout(
+    apply: Apply, params, keys: jax.Array, *, likelihood: Likelihood = categorical(), info: dict[str, Any] | None = None  # noqa: B008
+) -> Committee:
     """A committee of one network under K dropout masks: member k is `apply(params, keys[k], ·)`.
 
     `p_k(y | x) = softmax(f(x; θ, mask_k))`, each mask drawn once for the whole pool. Gal & Ghahramani, ICML 2016;
@@ -192,8 +253,10 @@ def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:
 
     Args:
       apply: `(params, key, x) -> logits [C]` or `(logits [C], features [D])` for one input.
-      params: the network's parameters.
+      params: the network's parameters, `bdal.types.Variables` or any pytree.
       keys: `[K]` keys, for example `jax.random.split(key, K)`.
+      likelihood: what outputs mean.
+      info: what is known of its training, see `Committee`.
 
     >>> def apply(params, key, x):
     ...     mask = 1.0 if key is None else 2.0 * jax.random.bernoulli(key, 0.5, x.shape)
@@ -208,10 +271,17 @@ def mc_dropout(apply: Apply, params, keys: jax.Array) -> Committee:
         raise ValueError(
             f"keys: expected [K] keys, one a member, got shape {keys.shape}; pass jax.random.split(key, K)"
         )
-    return Committee(apply, params, keys, stacked=False)
+    return Committee(_Shared(apply), params, None, keys, likelihood, info or {})
 
 
-def deep_ensemble(apply: Apply, params, keys: jax.Array | None = None) -> Committee:
+def deep_ensemble(
+    apply: Apply,
+    params,
+    keys: jax.Array | None = None,
+    *,
+    likelihood: Likelihood = categorical(),  # noqa: B008
+    info: dict[str, Any] | None = None,
+) -> Committee:
     """A committee of K networks: member k is `apply(params[k], None, ·)`, or `apply(params[k], keys[k], ·)`.
 
     Lakshminarayanan et al., NeurIPS 2017. With `keys [K]` every network has one dropout mask; with `keys [K, M]` every
@@ -221,6 +291,8 @@ def deep_ensemble(apply: Apply, params, keys: jax.Array | None = None) -> Commit
       apply: `(params, key, x) -> logits [C]` or `(logits [C], features [D])` for one input.
       params: a pytree whose leaves all have the leading axis K.
       keys: None, `[K]`, or `[K, M]`.
+      likelihood: what outputs mean.
+      info: what is known of its training, see `Committee`.
 
     >>> params = jax.random.normal(jax.random.key(0), (5, 3, 2))
     >>> deep_ensemble(lambda params, key, x: x @ params, params).log_probs(jnp.ones((7, 3))).shape
@@ -233,35 +305,37 @@ def deep_ensemble(apply: Apply, params, keys: jax.Array | None = None) -> Commit
             f"params: expected one leading axis K on every leaf, got sizes {sorted(sizes, key=str)}; "
             "stack members with jax.tree.map(lambda *leaves: jnp.stack(leaves), *members) or vmap the initialiser"
         )
+    info = info or {}
     if keys is None:
-        return Committee(apply, params, None, stacked=True)
+        return Committee(_Own(apply), None, params, None, likelihood, info)
     keys = _typed_keys(keys)
     if keys.ndim not in (1, 2) or keys.shape[0] != sizes.pop() or keys.size == 0:
         raise ValueError(f"keys: expected [K] or [K, M] keys for the K networks in params, got shape {keys.shape}")
     if keys.ndim == 2:
         num_masks = keys.shape[1]
-        params = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_masks, axis=0), params)
+        params, info = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_masks, axis=0), (params, info))
         keys = keys.reshape(-1)
-    return Committee(apply, params, keys, stacked=True)
+    return Committee(_Own(apply), None, params, keys, likelihood, info)
 
 
-def split_weights(params) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
-    """`(weights, rebuild)`: the leaves of `params` that training changes, and `rebuild(weights) -> params`.
+def split_weights(tree) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """`(weights, rebuild)`: the leaves of a tree that training changes, and `rebuild(weights)`, the tree.
 
-    Weights are the floating-point leaves; where `params` is a dict of collections with one named `params` (flax), of
-    that one alone. The others (running statistics, counters) are carried along as they are.
+    Weights are the floating-point leaves; of `bdal.types.Variables` only those of `params`; where a tree is a dict of
+    collections with one named `params` (flax), of that one alone. The others (running statistics, counters) are carried
+    along as they are. `(shared, own)` of a committee are two such trees.
 
     >>> weights, rebuild = split_weights({"params": jnp.ones(3), "batch_stats": jnp.zeros(3)})
     >>> len(weights), rebuild([weights[0] + 1])["params"].tolist()
     (1, [2.0, 2.0, 2.0])
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(params)
-    collections = isinstance(params, dict) and "params" in params
-    leaves = [leaf for _, leaf in paths]
+    leaves, structure = jax.tree.flatten(tree)
+    trees = tree if type(tree) is tuple else (tree,)
+    marks = [mark for each in trees for mark in jax.tree.leaves(_marks(each))]
     chosen = [
         i
-        for i, (path, leaf) in enumerate(paths)
-        if jnp.issubdtype(_spec(leaf).dtype, jnp.floating) and (not collections or path[0].key == "params")
+        for i, (leaf, mark) in enumerate(zip(leaves, marks, strict=True))
+        if mark and jnp.issubdtype(spec(leaf).dtype, jnp.floating)
     ]
 
     def rebuild(weights):
@@ -273,29 +347,21 @@ def split_weights(params) -> tuple[list[jax.Array], Callable[[list[jax.Array]], 
     return [leaves[i] for i in chosen], rebuild
 
 
-def has_convolution(fn: Callable, *args) -> bool:
-    """Whether `fn(*args)` uses XLA's convolution anywhere; `args` may be shapes."""
-    leaves, structure = jax.tree.flatten(args)
-    return _has_convolution(fn, structure, tuple(_spec(leaf) for leaf in leaves))
+def _marks(tree):
+    """Whether each leaf may be a weight."""
 
+    def every(node, mark: bool):
+        return jax.tree.map(lambda _: mark, node)
 
-@lru_cache(maxsize=256)
-def _has_convolution(fn, structure, leaves) -> bool:
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "conv_general_dilated":
-                return True
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns") and visit(inner):
-                    return True
-        return False
+    if isinstance(tree, dict) and "params" in tree:
+        return {name: every(node, name == "params") for name, node in tree.items()}
 
-    return visit(jax.make_jaxpr(fn)(*jax.tree.unflatten(structure, leaves)).jaxpr)
+    def part(node):
+        if isinstance(node, Variables):
+            return Variables(every(node.params, True), every(node.state, False))
+        return True
 
-
-def _spec(leaf):
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
+    return jax.tree.map(part, tree, is_leaf=lambda node: isinstance(node, Variables))
 
 
 def check_parts(out: Any) -> tuple[Any, Any]:
@@ -311,8 +377,8 @@ def check_parts(out: Any) -> tuple[Any, Any]:
     return parts
 
 
-def logits_and_features(out: Any) -> tuple[Any, Any]:
-    """What `apply` returned for one input, `(logits [C], features [D] or None)`, or an error that names the fault."""
+def outputs_and_features(out: Any, likelihood: Likelihood) -> tuple[Any, Any]:
+    """What `apply` returned for one input, `(outputs [P], features [D] or None)`, or an error that names the fault."""
     logits, features = check_parts(out)
     if logits.ndim != 1:
         raise ValueError(
@@ -321,7 +387,7 @@ def logits_and_features(out: Any) -> tuple[Any, Any]:
         )
     if logits.shape[0] == 0:
         raise ValueError("apply: expected logits [C] of at least one class, got shape (0,)")
-    if logits.shape[0] == 1:
+    if logits.shape[0] == 1 and likelihood == categorical():
         raise ValueError(
             "apply: expected logits [C] of two classes or more, got shape (1,); of a binary classifier with one logit "
             "z return jnp.concatenate([jnp.zeros_like(z), z])"

@@ -1,13 +1,12 @@
 """The loop: fit, query, label, again; a generator of rounds on top of `ask` and `tell`.
 
-`fit_round` and `query_round` are pure where the pool lies on the device, so that many seeds can be run by `vmap`
-them.
+`training_data` and `query_round` are pure where the pool lies on the device, so that seeds can be run by `vmap`.
 
 Axis letters: N pool points, R rows of a round, Q query size.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ from bdal.strategy import (
     score_and_select,
     take_rows,
 )
+from bdal.types import Fit, Oracle, TrainingData
 
 
 class Round(NamedTuple):
@@ -52,7 +52,7 @@ class Round(NamedTuple):
 
 
 def active_learning(
-    key, *, fit: Callable[..., Any], strategy: QueryStrategy, inputs, oracle: Callable[[np.ndarray], Any],
+    key, *, fit: Fit, strategy: QueryStrategy, inputs, oracle: Oracle,
     labelled: LabelledSet, query_size: int, rounds: int, start: int = 0, validation: LabelledSet | None = None,
     excluded: np.ndarray | None = None, abstain_cost: int = 1, charged: int = 0, candidates: int | None = None,
     strict: bool = False, num_classes: int | None = None, targets=None, on_nonfinite: str = "raise",
@@ -65,8 +65,7 @@ def active_learning(
 
     Args:
       key: the whole run's key; round r uses `fold_in(key, r)`.
-      fit: `(key, inputs [capacity, ...], labels [capacity], count, validation) -> Committee`, from `bdal.posteriors` or
-        one's own.
+      fit: `(key, TrainingData) -> Committee`, from `bdal.posteriors` or one's own.
       strategy: from `bdal.make_strategy`, or one's own.
       inputs: the pool `[N, ...]`, a pytree without labels; NumPy arrays are streamed from the host.
       oracle: `indices [Q] -> labels [Q]`, called once a round. It may answer `bdal.ABSTAIN` for a point: that point is
@@ -123,7 +122,7 @@ def active_learning(
     if validation is not None:
         excluded[validation.indices] = True
     for number in range(start, rounds + 1):
-        committee = fit_round(step_key(key, number, "fit"), labelled, validation, fit=fit, inputs=inputs)
+        committee = fit(step_key(key, number, "fit"), training_data(labelled, validation, inputs))
         check_trained(committee, f"round {number}, {int(labelled.count)} labels")
         if number == start:
             check_own_committee(committee, inputs)
@@ -224,11 +223,11 @@ def step_key(key, number, purpose: str):
     return jax.random.fold_in(jax.random.fold_in(key, number), PURPOSES.index(purpose))
 
 
-def fit_round(key, labelled: LabelledSet, validation: LabelledSet | None, *, fit: Callable[..., Any], inputs):
-    """A committee fitted to the labelled set."""
+def training_data(labelled: LabelledSet, validation: LabelledSet | None, inputs) -> TrainingData:
+    """What a fit gets: the rows of the pool that are labelled, and those for validation."""
+    rows = take_rows(inputs, jnp.maximum(labelled.indices, 0))
     held_out = _held_out(validation, inputs)
-    rows = jnp.maximum(labelled.indices, 0)
-    return fit(key, take_rows(inputs, rows), jnp.asarray(labelled.labels), jnp.asarray(labelled.count), held_out)
+    return TrainingData(rows, jnp.asarray(labelled.labels), jnp.asarray(labelled.count), held_out)
 
 
 def check_trained(committee, when: str) -> None:
@@ -238,7 +237,7 @@ def check_trained(committee, when: str) -> None:
     """
     if not isinstance(committee, Committee) or not is_concrete(committee):
         return
-    if not bool(_all_finite(committee.params)):
+    if not bool(_all_finite((committee.shared, committee.own))):
         warnings.warn(
             f"{when}: training ended in NaN or infinite parameters: it diverged (a smaller learning rate), or params "
             "holds something that is not a weight, such as running statistics outside a flax collection",

@@ -1,9 +1,11 @@
-"""Training that compiles once: a fixed number of rows of which a traced count is real, and early stopping inside.
+"""One training loop, compiled once: a fixed number of rows of which a traced count is real, watched as it goes.
 
 The labelled inputs have a fixed capacity; minibatches are drawn with replacement from the first `count` rows, so the
-same program serves every round, strategy and seed. Training stops when the validation NLL has not improved for a
-while, and the best parameters come back. Everything is pure: `vmap` over keys is a deep ensemble, `vmap` over labelled
-sets is seeds.
+same program serves every round, strategy and seed. A `Watch` sees the network every so many steps: early stopping is
+one, and so is a posterior that collects moments of the training. Everything is pure: `vmap` over keys is a deep
+ensemble, `vmap` over labelled sets is seeds.
+
+Axis letters: B rows of a minibatch, V validation points, M masks.
 """
 
 import warnings
@@ -17,8 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bdal.committee import Apply, has_convolution, logits_and_features, split_weights
-from bdal.errors import LabelError, as_array, check_inputs, is_concrete, key_first
+from bdal.backend import one_of, steps_from_python
+from bdal.committee import outputs_and_features, split_weights
+from bdal.errors import LabelError, as_array, check_inputs, check_key, is_concrete, shown
+from bdal.likelihood import Likelihood, categorical
+from bdal.model import Model, trained_by
+from bdal.types import TrainingData, Variables
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,8 @@ class Training:
         points are answered worse with every step, and a network that has learned nothing would look best.
       batch_size: rows a minibatch, drawn with replacement.
       learning_rate, weight_decay: of AdamW, on the weights (`bdal.committee.split_weights`).
-      eval_every: steps between two looks at the validation NLL.
-      patience: looks without improvement after which training stops.
-      validation_samples: masks over which the validation prediction is averaged, for networks with noise; 0: no noise.
+      eval_every: steps between two evaluations of the validation NLL.
+      patience: evaluations without improvement after which training stops.
     """
 
     steps: int = 600
@@ -43,291 +48,336 @@ class Training:
     weight_decay: float = 0.0
     eval_every: int = 25
     patience: int = 8
-    validation_samples: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "min_steps", "batch_size", "eval_every", "patience", "validation_samples"):
+        for name in ("steps", "min_steps", "batch_size", "eval_every", "patience"):
             if not hasattr(getattr(self, name), "__index__"):
                 raise ValueError(f"{name}: expected a whole number, got {getattr(self, name)}")
         for name in ("steps", "batch_size", "eval_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("min_steps", "weight_decay", "validation_samples"):
+        for name in ("min_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
 
 
-class Trained(NamedTuple):
-    """What training gives: the best parameters, the step they are from, and their validation NLL in nats."""
-
-    params: Any
-    step: jax.Array
-    validation_nll: jax.Array
-
-
-class _State(NamedTuple):
-    step: jax.Array
-    params: Any
-    optimizer: Any
-    best: Trained
-    waited: jax.Array  # looks since the best
-
-
-def train(
-    key: jax.Array,
-    init: Callable[[jax.Array], Any],
-    apply: Apply,
-    inputs,
-    labels: jax.Array,
-    count: jax.Array,
-    validation: tuple[Any, jax.Array] | None,
-    training: Training,
-) -> Trained:
-    """Minimise the mean cross-entropy of the first `count` rows, from a fresh `init`, with early stopping.
-
-    Args:
-      key: consumed; initialises, draws minibatches and masks.
-      init: `key -> params`.
-      apply: `(params, key, x) -> logits [C]` or `(logits, features)`.
-      inputs: `[capacity, ...]`, a pytree; labels: `[capacity]` integers; count: how many rows are real. With none, the
-        freshly initialised network comes back.
-      validation: `(inputs [V, ...], labels [V])`, or None: all steps are taken and the last parameters come back.
-      training: the schedule.
-
-    Returns:
-      `Trained`. If the validation NLL is never finite, training has diverged, and the last parameters come back as they
-      are, with a validation NLL of infinity. On the CPU, networks with XLA convolutions are stepped from Python,
-      because XLA runs those 20 times slower inside a compiled loop; then this function must not be traced.
-
-    Raises:
-      LabelError: one of the first `count` labels, or of the validation labels, is no class of the network (where they
-        have values, that is, not under a trace).
-    """
-    check_classes(init, apply, inputs, labels, count, validation)
-    init_key, step_key, validation_key = jax.random.split(key, 3)
-    inputs, labels, validation = jax.tree.map(jnp.asarray, (inputs, labels, validation))
-    inputs, labels = _with_a_row(inputs, labels)
-    if validation is not None and jnp.shape(validation[1])[0] == 0:
-        validation = None
-    state = _start(init(init_key), training)
-    data = (inputs, labels, count)
-    if steps_from_python(init, apply, inputs):
-        state = _stepped(state, apply, training, step_key, validation_key, data, validation)
-    else:
-        state = _compiled(state, apply, training, step_key, validation_key, data, validation)
-    if validation is None:
-        return Trained(state.params, state.step, jnp.float32(jnp.nan))
-    diverged = ~jnp.isfinite(state.best.validation_nll)  # no look was finite: the last parameters say so, not the first
-    last = Trained(state.params, state.step, state.best.validation_nll)
-    return jax.tree.map(lambda last, best: jnp.where(diverged, last, best), last, state.best)
-
-
-def train_snapshots(
-    key: jax.Array,
-    init: Callable[[jax.Array], Any],
-    apply: Apply,
-    inputs,
-    labels: jax.Array,
-    count: jax.Array,
-    training: Training,
-    num_snapshots: int,
-) -> Any:
-    """The parameters at `num_snapshots` equally spaced steps of one training, stacked along a new first axis.
-
-    The same steps as `train` takes without validation; see there. All of `training.steps` are taken, less what
-    `num_snapshots` does not divide.
-    """
-    check_classes(init, apply, inputs, labels, count, None)
-    init_key, step_key, _ = jax.random.split(key, 3)
-    data = (*_with_a_row(*jax.tree.map(jnp.asarray, (inputs, labels))), count)
-    state, period = _start(init(init_key), training), training.steps // num_snapshots
-    if steps_from_python(init, apply, inputs):
-        step, snapshots = _programs(apply, training)[0], []
-        for number in range(1, num_snapshots * period + 1):
-            state = step(state, step_key, data)
-            if number % period == 0:
-                snapshots.append(state.params)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *snapshots)
-
-    def until_next(state, _):
-        state = jax.lax.fori_loop(0, period, lambda _, s: _step(s, apply, training, step_key, data), state)
-        return state, state.params
-
-    return jax.lax.scan(until_next, state, length=num_snapshots)[1]
-
-
-def _with_a_row(inputs, labels):
-    """Minibatches are drawn of one row at least, real or not: a capacity of none gets one that is not."""
-    if labels.shape[0]:
-        return inputs, labels
-    return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), (inputs, labels))
-
-
-def _start(params, training) -> _State:
-    return _State(
-        step=jnp.int32(0),
-        params=params,
-        optimizer=_optimizer(training).init(split_weights(params)[0]),
-        best=Trained(params, jnp.int32(0), jnp.float32(jnp.inf)),
-        waited=jnp.int32(0),
-    )
-
-
-def steps_from_python(init: Callable[[jax.Array], Any], apply: Apply, inputs) -> bool:
-    """Whether `train` leaves its loop to Python: on a CPU, for networks with XLA convolutions."""
-    if jax.default_backend() != "cpu":
-        return False
-    return has_convolution(apply, *_shapes(init, inputs))
-
-
-def check_classes(init: Callable[[jax.Array], Any], apply: Apply, inputs, labels, count, validation) -> None:
-    """LabelError if a label is no class of the network; looks at values only, so at nothing under a trace."""
-    if not is_concrete(labels, count, validation):
-        return
-    num_classes = jax.eval_shape(lambda *one: _logits(apply(*one)), *_shapes(init, inputs)).shape[-1]
-    parts = {"labels": np.asarray(labels)[: int(count)]}
-    if validation is not None:
-        parts["validation labels"] = np.asarray(validation[1])
-    for name, values in parts.items():
-        wrong = np.flatnonzero((values < 0) | (values >= num_classes))
-        if wrong.size:
-            raise LabelError(
-                f"{name}: expected a class in [0, {num_classes}), as the network has, got {values[wrong[0]]} in row "
-                f"{wrong[0]}"
-            )
-
-
-def _shapes(init, inputs):
-    """The arguments of `apply`, as shapes: params, key, one input."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    point = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    return jax.eval_shape(init, key), key, point
-
-
-def compile_fit(fit: Callable[..., Any], init: Callable[[jax.Array], Any], apply: Apply) -> Callable[..., Any]:
-    """`fit` under `jit`, so that all its calls share one program, except where `train` steps from Python.
-
-    Raises `LabelError` as `train` does. Warns that running statistics, if the network has any, stay as `init` makes
-    them.
-    """
-    params = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
-    if isinstance(params, dict) and "params" in params and len(jax.tree.leaves(params | {"params": ()})):
-        warnings.warn(
-            "init: the network has running statistics (BatchNorm), which training does not update: they stay as "
-            "initialised. LayerNorm and GroupNorm have none",
-            stacklevel=3,
-        )
-    compiled = jax.jit(fit)
-
-    @key_first
-    def run(key, inputs, labels, count, validation):
-        inputs, labels = _checked_rows(inputs, labels, "")
-        if validation is not None:
-            validation = _checked_rows(*validation, "validation ")
-        check_classes(init, apply, inputs, labels, count, validation)
-        chosen = fit if steps_from_python(init, apply, inputs) else compiled
-        return chosen(key, inputs, labels, count, validation)
-
-    return run
-
-
-def _checked_rows(inputs, labels, whose: str):
-    """Inputs `[R, ...]` and integer labels `[R]`, as arrays of native types; LabelError if they do not fit."""
-    check_inputs(inputs, f"{whose}inputs")
-    inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
-    labels = as_array(labels, f"{whose}labels")
-    shape = jax.tree.leaves(inputs)[0].shape[:1]
-    if labels.shape != shape or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise LabelError(
-            f"{whose}labels: expected one integer class for each of the inputs, shape {shape}, got {labels.dtype} of "
-            f"shape {labels.shape}"
-        )
-    return inputs, labels
-
-
-def _step(state, apply, training, key, data):
-    """One minibatch."""
-    inputs, labels, count = data
-    row_key, mask_key = jax.random.split(jax.random.fold_in(key, state.step))
-    rows = jax.random.randint(row_key, (training.batch_size,), 0, jnp.maximum(count, 1), jnp.int32)
-    mask_keys = jax.random.split(mask_key, training.batch_size)
-    weights, rebuild = split_weights(state.params)
-
-    def loss(weights):
-        params = rebuild(weights)
-        logits = jax.vmap(lambda key, x: _logits(apply(params, key, x)))(
-            mask_keys, jax.tree.map(lambda leaf: leaf[rows], inputs)
-        )
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
-        return jnp.where(count > 0, nll.mean(), 0.0)
-
-    gradient = jax.grad(loss)(weights)
-    updates, optimizer = _optimizer(training).update(gradient, state.optimizer, weights)
-    updates = jax.tree.map(lambda u: jnp.where(count > 0, u, jnp.zeros_like(u)), updates)
-    moved: Any = optax.apply_updates(weights, updates)
-    return state._replace(step=state.step + 1, params=rebuild(moved), optimizer=optimizer)
-
-
-def _look(state, apply, training, key, validation):
-    """Compare the validation NLL of the averaged prediction, −log (1/M) Σ_m p_m(y | x), with the best so far."""
-    inputs, labels = validation
-    key = jax.random.clone(key)  # every look has the same masks
-    keys = jax.random.split(key, training.validation_samples) if training.validation_samples else None
-
-    def log_probs(key):
-        return jax.nn.log_softmax(jax.vmap(lambda x: _logits(apply(state.params, key, x)))(inputs))  # [V, C]
-
-    if keys is None:
-        predicted = log_probs(None)
-    else:
-        predicted = jax.nn.logsumexp(jax.vmap(log_probs)(keys), axis=0) - jnp.log(len(keys))
-    nll = -jnp.take_along_axis(predicted, labels[:, None], axis=-1).mean()
-    early = state.step < jnp.minimum(training.min_steps, training.steps)
-    better = (nll < state.best.validation_nll) & ~early
-    candidate = Trained(state.params, state.step, nll)
-    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, state.best)
-    return state._replace(best=best, waited=jnp.where(better | early, 0, state.waited + 1))
-
-
-def _compiled(state, apply, training, step_key, validation_key, data, validation):
-    if validation is None:
-        return jax.lax.fori_loop(0, training.steps, lambda _, s: _step(s, apply, training, step_key, data), state)
-
-    def goes_on(state):
-        return (state.step < training.steps) & (state.waited < training.patience)
-
-    def period(state):
-        end = jnp.minimum(state.step + training.eval_every, training.steps)
-        state = jax.lax.fori_loop(state.step, end, lambda _, s: _step(s, apply, training, step_key, data), state)
-        return _look(state, apply, training, validation_key, validation)
-
-    return jax.lax.while_loop(goes_on, period, state)
-
-
-@lru_cache(maxsize=16)
-def _programs(apply, training):
-    step = jax.jit(lambda state, key, data: _step(state, apply, training, key, data))
-    look = jax.jit(lambda state, key, validation: _look(state, apply, training, key, validation))
-    return step, look
-
-
-def _stepped(state, apply, training, step_key, validation_key, data, validation):
-    step, look = _programs(apply, training)
-    for number in range(1, training.steps + 1):
-        state = step(state, step_key, data)
-        if validation is not None and (number % training.eval_every == 0 or number == training.steps):
-            state = look(state, validation_key, validation)
-            if state.waited >= training.patience:
-                break
-    return state
+    def optimizer(self) -> optax.GradientTransformation:
+        """AdamW."""
+        return _adamw(self.learning_rate, self.weight_decay)
 
 
 @lru_cache(maxsize=64)
-def _optimizer(training):
-    return optax.adamw(training.learning_rate, weight_decay=training.weight_decay)
+def _adamw(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    return optax.adamw(learning_rate, weight_decay=weight_decay)  # the same functions for the same numbers
 
 
-def _logits(out):
-    return logits_and_features(out)[0].astype(jnp.float32)
+class Watch(NamedTuple):
+    """What sees a network while it is trained, as a fold over its evaluations.
+
+    Attributes:
+      start: `(key, Variables) -> carry`, of the network before its first step.
+      see: `(carry, step, Variables, TrainingData) -> carry`, every `every` steps and after the last one.
+      done: `carry -> bool`, whether training ends here.
+    """
+
+    start: Callable[[jax.Array, Variables], Any]
+    see: Callable[..., Any]
+    done: Callable[[Any], Any] = lambda carry: jnp.bool_(False)
+
+
+class Trained(NamedTuple):
+    """What training ends with: the last variables, the steps that were taken, and what the watch has."""
+
+    variables: Variables
+    steps: jax.Array
+    watched: Any
+
+
+class _State(NamedTuple):
+    steps: jax.Array
+    variables: Variables
+    optimizer: Any
+    watched: Any
+
+
+def train(
+    key: jax.Array, model: Model, likelihood: Likelihood, data: TrainingData, optimizer: optax.GradientTransformation, *,
+    steps: int, batch_size: int, every: int | None = None, watch: Watch | None = None,
+    penalty: Callable[[Any, Any], jax.Array] | None = None, start: Variables | None = None,
+) -> Trained:  # fmt: skip
+    """Minimise the mean loss of the first `count` rows, `mean_i −log p(y_i | x_i) + penalty(params, count) / count`.
+
+    Args:
+      key: consumed; initialises, draws minibatches and noise.
+      model, likelihood: the network and what its outputs mean.
+      data: with none of its rows real, the variables stay as they are.
+      optimizer: of the weights (`bdal.committee.split_weights`).
+      steps: the most minibatches.
+      batch_size: B, drawn with replacement.
+      every: steps between two looks of the watch; None: all of them.
+      watch: None: nobody looks, and all steps are taken. Pass the same one, or an equal one, for the same program.
+      penalty: `(params, count) -> nats`, such as a negative log-prior or a KL divergence.
+      start: where training starts; None: `model.init` of the key.
+
+    Returns:
+      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); then this
+      function must not be traced.
+    """
+    init_key, key, watch_key = jax.random.split(key, 3)
+    start = model.init(init_key) if start is None else start
+    data = data._replace(inputs=jax.tree.map(jnp.asarray, data.inputs), labels=jnp.asarray(data.labels))
+    data = _with_a_row(data)
+    how = _How(model, likelihood, optimizer, batch_size, penalty, watch)
+    state = _State(
+        steps=jnp.int32(0),
+        variables=start,
+        optimizer=optimizer.init(split_weights(start)[0]),
+        watched=() if watch is None else watch.start(watch_key, start),
+    )
+    every = steps if every is None or watch is None else every
+    if leaves_loop_to_python(model, data.inputs):
+        step, see = _programs(how)
+        for number in range(1, steps + 1):
+            state = step(state, key, data)
+            if watch is not None and (number % every == 0 or number == steps):
+                state = see(state, data)
+                if watch.done(state.watched):
+                    break
+        return Trained(state.steps, state.variables, state.watched)
+
+    def goes_on(state):
+        return (state.steps < steps) & (True if watch is None else ~watch.done(state.watched))
+
+    def period(state):
+        end = jnp.minimum(state.steps + every, steps)
+        return _see(how, jax.lax.fori_loop(state.steps, end, lambda _, s: _step(how, s, key, data), state), data)
+
+    state = jax.lax.while_loop(goes_on, period, state)
+    return Trained(state.variables, state.steps, state.watched)
+
+
+class _How(NamedTuple):
+    """What does not change from step to step, and is known before tracing."""
+
+    model: Model
+    likelihood: Likelihood
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    penalty: Callable[..., Any] | None
+    watch: Watch | None
+
+
+@lru_cache(maxsize=16)
+def _programs(how: _How):
+    step = jax.jit(lambda state, key, data: _step(how, state, key, data))
+    return step, jax.jit(lambda state, data: _see(how, state, data))
+
+
+def _see(how: _How, state: _State, data: TrainingData) -> _State:
+    if how.watch is None:
+        return state
+    return state._replace(watched=how.watch.see(state.watched, state.steps, state.variables, data))
+
+
+def _step(how: _How, state: _State, key, data: TrainingData) -> _State:
+    """One minibatch."""
+    row_key, noise_key = jax.random.split(jax.random.fold_in(key, state.steps))
+    rows = jax.random.randint(row_key, (how.batch_size,), 0, jnp.maximum(data.count, 1), jnp.int32)
+    batch = jax.tree.map(lambda leaf: leaf[rows], data.inputs)
+    weights, rebuild = split_weights(state.variables)
+
+    def loss(weights):
+        variables = rebuild(weights)
+        out, new = trained_by(how.model)(variables, noise_key, batch)
+        outputs = out[0] if isinstance(out, tuple) else out
+        value = how.likelihood.loss(outputs, data.labels[rows]).mean()
+        if how.penalty is not None:
+            value += how.penalty(variables.params, data.count) / jnp.maximum(data.count, 1)
+        return jnp.where(data.count > 0, value, 0.0), new
+
+    gradient, new = jax.grad(loss, has_aux=True)(weights)
+    updates, optimizer = how.optimizer.update(gradient, state.optimizer, weights)
+    updates = jax.tree.map(lambda u: jnp.where(data.count > 0, u, jnp.zeros_like(u)), updates)
+    moved: Any = optax.apply_updates(weights, updates)
+    new = jax.tree.map(lambda new, old: jnp.where(data.count > 0, new, old), new, state.variables.state)
+    return state._replace(steps=state.steps + 1, variables=rebuild(moved)._replace(state=new), optimizer=optimizer)
+
+
+def _with_a_row(data: TrainingData) -> TrainingData:
+    """Minibatches are drawn of one row at least, real or not: a capacity of none gets one that is not."""
+    if data.labels.shape[0]:
+        return data
+    inputs, labels = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), (data.inputs, data.labels))
+    return data._replace(inputs=inputs, labels=labels)
+
+
+# -- early stopping ---------------------------------------------------------------------------------------------------
+
+
+class Best(NamedTuple):
+    """The best variables so far, as early stopping has them."""
+
+    variables: Variables
+    step: jax.Array
+    validation_nll: jax.Array
+    waited: jax.Array  # evaluations since then
+
+
+@lru_cache(maxsize=64)
+def early_stopping(model: Model, likelihood: Likelihood, min_steps: int, patience: int, masks: int = 0) -> Watch:
+    """A `Watch` that ends training when the validation NLL has not improved for `patience` evaluations.
+
+    Its carry is `(key, Best)`. The NLL is that of the averaged prediction, `−log (1/M) Σ_m p_m(y | x)` over M masks,
+    the same at each evaluation; without masks, of the network without noise. Variables from before `min_steps` are never
+    the best.
+    """
+
+    def start(key, variables):
+        return key, Best(variables, jnp.int32(0), jnp.float32(jnp.inf), jnp.int32(0))
+
+    def see(carry, step, variables, data):
+        key, best = carry
+        inputs, labels = data.validation
+
+        def loss(noise):
+            outputs = jax.vmap(lambda x: outputs_and_features(model.apply(variables, noise, x), likelihood)[0])(inputs)
+            return likelihood.loss(outputs, labels)  # [V]
+
+        if masks:
+            losses = jax.vmap(loss)(jax.random.split(jax.random.clone(key), masks))  # [M, V]
+            nll = (jnp.log(masks) - jax.nn.logsumexp(-losses, axis=0)).mean()
+        else:
+            nll = loss(None).mean()
+        early = step < min_steps
+        better = (nll < best.validation_nll) & ~early
+        waited = jnp.where(better | early, 0, best.waited + 1)
+        candidate = Best(variables, step, nll, waited)
+        kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
+        return key, kept._replace(waited=waited)
+
+    return Watch(start, see, lambda carry: carry[1].waited >= patience)
+
+
+class Learned(NamedTuple):
+    """A network that was trained, and scalars about it for `Committee.info`."""
+
+    variables: Variables
+    info: dict[str, jax.Array]
+
+
+def learn(
+    key, model: Model, likelihood: Likelihood, data: TrainingData, training: Training, *, masks: int = 0
+) -> Learned:
+    """Train one network with early stopping on the validation labels; without any, all steps are taken.
+
+    Args:
+      key, model, likelihood, data: see `train`.
+      training: the schedule.
+      masks: over which the validation prediction is averaged, for networks with noise; 0: no noise.
+
+    Returns:
+      The best variables, or the last ones where no evaluation was finite (then training has diverged) or there was
+      none. The scalars: `steps` that were taken, `best_step` of the variables, `validation_nll` in nats (NaN without
+      validation), and whether it `diverged`.
+    """
+    watch = None
+    if data.validation is not None and len(data.validation[1]):
+        min_steps = min(training.min_steps, training.steps)
+        watch = early_stopping(model, likelihood, min_steps, training.patience, masks)
+    trained = train(
+        key, model, likelihood, data, training.optimizer(), steps=training.steps, batch_size=training.batch_size,
+        every=training.eval_every, watch=watch,
+    )  # fmt: skip
+    last = Best(trained.variables, trained.steps, jnp.float32(jnp.nan), jnp.int32(0))
+    diverged = jnp.bool_(False)
+    if watch is not None:
+        best = trained.watched[1]
+        diverged = ~jnp.isfinite(best.validation_nll)  # the last variables say so, not the first
+        last = last._replace(validation_nll=best.validation_nll)
+        last = jax.tree.map(lambda last, best: jnp.where(diverged, last, best), last, best)
+    info = {"steps": trained.steps, "best_step": last.step, "validation_nll": last.validation_nll, "diverged": diverged}
+    return Learned(last.variables, info)
+
+
+# -- fits that compile themselves -------------------------------------------------------------------------------------
+
+
+def leaves_loop_to_python(model: Model, inputs) -> bool:
+    """Whether `train` steps from Python, and must not be traced: on a CPU, for networks with XLA's convolutions."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return steps_from_python(model.apply, jax.eval_shape(model.init, key), key, one_of(inputs))
+
+
+@dataclass(frozen=True)
+class CompiledFit:
+    """A fit `(key, TrainingData) -> Committee` whose calls share one program; what `bdal.posteriors` make.
+
+    Raises `LabelError` for a label that is none of the likelihood's. Warns that running statistics, if the network has
+    any and no `train` of its own, stay as `init` makes them.
+
+    Attributes:
+      pure: the same function, that may be traced where `leaves_loop_to_python` does not hold.
+      model, likelihood: what it trains.
+    """
+
+    pure: Callable[[jax.Array, TrainingData], Any]
+    model: Model
+    likelihood: Likelihood
+
+    def __post_init__(self):
+        variables = jax.eval_shape(self.model.init, jax.eval_shape(lambda: jax.random.key(0)))
+        if jax.tree.leaves(variables.state) and self.model.train is None:
+            warnings.warn(
+                "init: the network has running statistics (BatchNorm), which training does not update: they stay as "
+                "initialised. LayerNorm and GroupNorm have none",
+                stacklevel=4,
+            )
+
+        object.__setattr__(self, "_compiled", jax.jit(self.pure))
+
+    def __call__(self, key, data: TrainingData):
+        check_key(key)
+        if not isinstance(data, TrainingData):
+            raise TypeError(
+                f"data: expected TrainingData, got {shown(data)}; pass bdal.TrainingData(inputs, labels, count)"
+            )
+        data = self._checked(data)
+        run = self.pure if leaves_loop_to_python(self.model, data.inputs) else self._compiled  # type: ignore[attr-defined]
+        return run(key, data)
+
+    def _checked(self, data: TrainingData) -> TrainingData:
+        """The data as arrays of native types, once inputs and labels are known to be such."""
+        inputs, labels = self._rows(data.inputs, data.labels, data.count, "")
+        validation = data.validation
+        if validation is not None:
+            validation = self._rows(*validation, None, "validation ")
+        return data._replace(inputs=inputs, labels=labels, validation=validation)
+
+    def _rows(self, inputs, labels, count, whose: str):
+        """Inputs `[R, ...]` and labels `[R]`; LabelError if they do not fit. Values are looked at where there are any."""
+        check_inputs(inputs, f"{whose}inputs")
+        inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
+        labels = as_array(labels, f"{whose}labels")
+        shape = jax.tree.leaves(inputs)[0].shape[:1]
+        if labels.shape != shape or not jnp.issubdtype(labels.dtype, self.likelihood.dtype):
+            kind = "integer class" if self.likelihood == categorical() else "number"
+            raise LabelError(
+                f"{whose}labels: expected one {kind} for each of the inputs, shape {shape}, got {labels.dtype} of "
+                f"shape {labels.shape}"
+            )
+        if is_concrete(labels, count):
+            outputs = outputs_shape(self.model, self.likelihood, inputs)
+            real = np.asarray(labels) if count is None else np.asarray(labels)[: int(count)]
+            self.likelihood.check_labels(real, outputs.shape[-1], f"{whose}labels")
+        return inputs, labels
+
+
+def outputs_shape(model: Model, likelihood: Likelihood, inputs) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the outputs `[P]` for one of the inputs `[R, ...]`."""
+
+    def outputs(key, x):
+        return outputs_and_features(model.apply(model.init(key), None, x), likelihood)[0]
+
+    return jax.eval_shape(outputs, jax.eval_shape(lambda: jax.random.key(0)), one_of(inputs))

@@ -1,9 +1,13 @@
 """The convolutional network of the BatchBALD paper."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bdal.errors import ConfigError
+from bdal.model import Model, from_nnx, model_from_nnx, trained_by
 from bdal.models.layers import Conv, max_pool
 from bdal.pool import unit
 
@@ -42,3 +46,22 @@ class CNN(nnx.Module):
         h = jax.nn.relu(max_pool(h)) * mask2[None, None]  # [4, 4, 64]
         h = jax.nn.relu(self.dropout3(self.dense(h.reshape(-1))))
         return self.head(h), h
+
+
+def cnn(shape: tuple[int, ...], num_outputs: int, *, dropout: float = 0.5) -> Model:
+    """A `Model` of `CNN`, trained with a mask for each image and scored with masks that many images share.
+
+    Raises:
+      ConfigError: images of another shape than `(28, 28, 1)`.
+
+    >>> model = cnn((28, 28, 1), 10)
+    >>> logits, features = model.apply(model.init(jax.random.key(0)), None, jnp.ones((28, 28, 1)))
+    >>> logits.shape, features.shape
+    ((10,), (128,))
+    """
+    if tuple(shape) != (28, 28, 1):
+        raise ConfigError(f"model.name: cnn expects images of shape (28, 28, 1), found {tuple(shape)}")
+    make = partial(CNN, num_outputs, dropout=dropout)
+    model = model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)
+    scored, _ = from_nnx(make(shared_masks=True, rngs=nnx.Rngs(0)), batched=False)
+    return Model(model.init, scored, trained_by(model))

@@ -1,11 +1,14 @@
 """A multilayer perceptron with dropout."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bdal.model import Model, model_from_nnx
 from bdal.pool import unit
 
 
@@ -39,3 +42,17 @@ class MLP(nnx.Module):
         """One input `[...]` to (logits `[C]`, features `[D]`); an image in bytes is divided by 255."""
         h = self.hidden(jnp.ravel(unit(x[None])))
         return self.head(h), h
+
+
+def mlp(
+    shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25
+) -> Model:
+    """A `Model` of `MLP` for inputs of a shape.
+
+    >>> model = mlp((28, 28), 10, hidden=(16,))
+    >>> logits, features = model.apply(model.init(jax.random.key(0)), None, jnp.ones((28, 28)))
+    >>> logits.shape, features.shape
+    ((10,), (16,))
+    """
+    make = partial(MLP, math.prod(shape), num_outputs, hidden=tuple(hidden), dropout=dropout)
+    return model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)

@@ -1,50 +1,45 @@
 """MC dropout: one network, trained with dropout, and K masks."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 
-from bdal.committee import Apply, Committee, mc_dropout
+from bdal.committee import Committee, mc_dropout
 from bdal.errors import check_count
-from bdal.training import Training, compile_fit, train
+from bdal.likelihood import Likelihood, categorical
+from bdal.model import Model
+from bdal.training import CompiledFit, Training, learn
 
 
 def fit_mc_dropout(
-    init: Callable[[jax.Array], Any],
-    apply: Apply,
-    *,
-    num_members: int,
-    training: Training = Training(validation_samples=8),  # noqa: B008
-    score_apply: Apply | None = None,
-) -> Callable[..., Committee]:
+    model: Model, likelihood: Likelihood | None = None, training: Training = Training(), *, members: int,  # noqa: B008
+    validation_masks: int = 8,
+) -> CompiledFit:  # fmt: skip
     """A `Fit` that trains one network with dropout and lets K fixed masks vote. Gal & Ghahramani, ICML 2016.
 
-    Early stopping looks at the NLL of the prediction averaged over `training.validation_samples` masks. Running
-    statistics (BatchNorm) stay as `init` makes them, with a warning.
-
     Args:
-      init: `key -> params`.
-      apply: `(params, key, x) -> logits [C]` or `(logits, features)`; draws its masks from `key`.
-      num_members: K.
+      model: draws its masks from its noise, a key.
+      likelihood: what its outputs mean; None: classes.
       training: the schedule.
-      score_apply: the same function in a form that is faster when many masks meet one input; by default `apply`.
+      members: K.
+      validation_masks: early stopping looks at the NLL of the prediction averaged over so many masks; 0: without noise.
 
     >>> import jax.numpy as jnp
+    >>> from bdal import TrainingData, model_from_functions
     >>> def apply(params, key, x):
     ...     mask = 1.0 if key is None else 2.0 * jax.random.bernoulli(key, 0.5, x.shape)
     ...     return (x * mask) @ params
-    >>> fit = fit_mc_dropout(lambda key: jnp.zeros((4, 2)), apply, num_members=10, training=Training(steps=20))
+    >>> model = model_from_functions(lambda key: jnp.zeros((4, 2)), apply)
+    >>> fit = fit_mc_dropout(model, members=10, training=Training(steps=20))
     >>> inputs, labels = jnp.eye(4), jnp.array([0, 1, 0, 1])
-    >>> fit(jax.random.key(0), inputs, labels, 4, None).log_probs(inputs).shape
+    >>> fit(jax.random.key(0), TrainingData(inputs, labels, 4)).log_probs(inputs).shape
     (4, 10, 2)
     """
+    check_count(members, "members")
+    meaning = likelihood or categorical()
 
-    check_count(num_members, "num_members")
-
-    def fit(key, inputs, labels, count, validation) -> Committee:
+    def fit(key, data) -> Committee:
         train_key, mask_key = jax.random.split(key)
-        trained = train(train_key, init, apply, inputs, labels, count, validation, training)
-        return mc_dropout(score_apply or apply, trained.params, jax.random.split(mask_key, num_members))
+        variables, info = learn(train_key, model, meaning, data, training, masks=validation_masks)
+        info = {name: value[None] for name, value in info.items()}
+        return mc_dropout(model.apply, variables, jax.random.split(mask_key, members), likelihood=meaning, info=info)
 
-    return compile_fit(fit, init, apply)
+    return CompiledFit(fit, model, meaning)

@@ -4,13 +4,12 @@ Axis letters: R rows, K members, C classes, D features, T targets, L labelled po
 """
 
 import inspect
-from collections.abc import Callable
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from types import NoneType
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from bdal import acquisition
+from bdal.names import check_option, check_options, look_up, options_of
 from bdal.strategy import covering, factories, scores
 from bdal.strategy.querying import Prefilter, QueryStrategy, committee_itself
 
@@ -261,7 +260,7 @@ OTHER_NAMES = {  # that papers and other packages have for the same rules
 
 
 def make_strategy(
-    name: str, *, prefilter: int | None = None, prefilter_by: str = "bald", table: dict[str, Method] = STRATEGIES,
+    name: str, *, prefilter: int | None = None, prefilter_by: str = "bald", table: Mapping[str, Method | Callable[..., QueryStrategy]] = STRATEGIES,
     **options,
 ) -> QueryStrategy:  # fmt: skip
     """A named strategy with its options.
@@ -272,7 +271,7 @@ def make_strategy(
         for what it looks at, and for hybrids.
       prefilter_by: the name of a strategy with one number a point that looks at the committee alone, such as
         `entropy`.
-      table: where the name is looked up.
+      table: where the name is looked up: `Method`s, or factories of one's own, `(**options) -> QueryStrategy`.
       **options: the parameters of the strategy's factory.
 
     Raises:
@@ -281,29 +280,19 @@ def make_strategy(
     >>> make_strategy("power_bald", beta=4.0) is make_strategy("power_bald", beta=4.0)
     True
     """
-    if name not in table:
-        asked = str(name).lower().strip().replace("-", "_").replace(" ", "_")
-        near = [OTHER_NAMES[asked]] if OTHER_NAMES.get(asked) in table else get_close_matches(asked, table, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"strategy: got {name!r}{hint}, expected one of {', '.join(sorted(table))}")
-    factory = table[name].make
-    parameters = _parameters(factory)
-    unknown = [option for option in options if option not in parameters]
-    if unknown:
-        expected = f"options {', '.join(parameters)}" if parameters else "no options"
-        raise ValueError(f"strategy {name}: expected {expected}, got {unknown[0]!r}")
+    found, what = look_up(table, name, "strategy", OTHER_NAMES), f"strategy {name}"
+    factory = getattr(found, "make", found)
+    of_partial = () if not isinstance(factory, partial) else tuple(inspect.signature(factory).parameters)
+    check_options(what, factory, options, of_partial)
     for option, value in options.items():
-        _check_option(name, option, value, parameters[option].annotation)
+        kind = options_of(factory)[option].annotation if option in options_of(factory) else Any
+        check_option(what, option, value, kind, tuple(scores.POINTWISE) if option == "score" else ())
     strategy = factory(**options)
     if prefilter is None:
         return strategy
-    _check_option(name, "prefilter", prefilter, int)
-    _check_option(name, "score", prefilter_by, str)
+    check_option(what, "prefilter", prefilter, int)
+    check_option(what, "score", prefilter_by, str, tuple(scores.POINTWISE))
     return strategy._replace(prefilter=_prefilter(prefilter_by, prefilter))
-
-
-def _parameters(factory) -> dict[str, inspect.Parameter]:
-    return {} if isinstance(factory, partial) else dict(inspect.signature(factory).parameters)
 
 
 @cache
@@ -312,19 +301,3 @@ def _prefilter(score: str, size: int) -> Prefilter:
     if strategy.prepare is not committee_itself:
         raise ValueError(f"prefilter_by: expected a score that looks at the committee alone, got {score!r}")
     return Prefilter(strategy.score, size)
-
-
-def _check_option(name: str, option: str, value, kind) -> None:
-    optional = NoneType in get_args(kind)
-    if optional and value is None:
-        return
-    choices = tuple(scores.POINTWISE) if option == "score" else ()
-    choices = get_args(kind) if not choices and all(isinstance(a, str) for a in get_args(kind)) else choices
-    if choices and value not in choices:
-        raise ValueError(f"strategy {name}: expected a {option} among {', '.join(choices)}, got {value!r}")
-    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if (kind is float or float in get_args(kind)) and not (number and (value > 0 or not optional)):
-        wanted = "positive" if optional else "not negative"
-        raise ValueError(f"strategy {name}: expected a {option} that is finite and {wanted}, got {value!r}")
-    if (kind is int or int in get_args(kind)) and not (number and isinstance(value, int) and value >= 1):
-        raise ValueError(f"strategy {name}: expected a {option} of at least 1, an integer, got {value!r}")
