@@ -3,7 +3,8 @@
 Committees, acquisition functions and batch selection as pure functions of arrays, and experiments with them.
 Rooms: `bdal.acquisition`, `bdal.selection`, `bdal.calibration` (mathematics of arrays), `bdal.committee`,
 `bdal.posteriors`, `bdal.training`, `bdal.pool` (models as functions), `bdal.strategy`, `bdal.loop` (the loop),
-`bdal.models`, `bdal.datasets`, `bdal.experiment`, `bdal.contrib` (batteries).
+`bdal.models`, `bdal.datasets`, `bdal.contrib` (batteries), `bdal.config`, `bdal.answers`, `bdal.store`,
+`bdal.statistics`, `bdal.report`, `bdal.experiment`, `bdal.labelling` (experiments).
 """
 
 from bdal import acquisition, calibration, selection
@@ -129,9 +130,15 @@ __all__ = [
 ]
 
 
+_BATTERIES = (
+    "models", "datasets", "contrib",
+    "config", "answers", "store", "statistics", "report", "experiment", "labelling",
+)  # fmt: skip
+
+
 def __getattr__(name):
     """The batteries, once they are asked for: importing bdal brings none of them."""
-    if name in ("contrib", "datasets", "experiment", "models"):
+    if name in _BATTERIES:
         import importlib
 
         return importlib.import_module(f"bdal.{name}")
