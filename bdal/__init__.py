@@ -1,9 +1,10 @@
 """Bayesian deep active learning in JAX.
 
 Committees, acquisition functions and batch selection as pure functions of arrays, and experiments with them.
-Rooms: `bdal.acquisition`, `bdal.selection`, `bdal.calibration` (mathematics of arrays), `bdal.types`,
-`bdal.model`, `bdal.likelihood`, `bdal.committee`, `bdal.training`, `bdal.posteriors`, `bdal.pool` (models as functions), `bdal.strategy`, `bdal.loop` (the loop),
-`bdal.models`, `bdal.datasets`, `bdal.experiment`, `bdal.contrib` (batteries).
+Rooms: `bdal.acquisition`, `bdal.selection`, `bdal.calibration` (mathematics of arrays), `bdal.types`, `bdal.model`,
+`bdal.likelihood`, `bdal.committee`, `bdal.pool`, `bdal.training`, `bdal.posteriors` (models as functions),
+`bdal.strategy`, `bdal.loop` (the loop), `bdal.models`, `bdal.datasets`, `bdal.contrib` (batteries), `bdal.config`,
+`bdal.answers`, `bdal.store`, `bdal.statistics`, `bdal.report`, `bdal.experiment`, `bdal.labelling` (experiments).
 """
 
 from bdal import acquisition, calibration, selection
@@ -153,9 +154,15 @@ __all__ = [
 ]
 
 
+_BATTERIES = (
+    "models", "datasets", "contrib",
+    "config", "answers", "store", "statistics", "report", "experiment", "labelling",
+)  # fmt: skip
+
+
 def __getattr__(name):
     """The batteries, once they are asked for: importing bdal brings none of them."""
-    if name in ("contrib", "datasets", "experiment", "models"):
+    if name in _BATTERIES:
         import importlib
 
         return importlib.import_module(f"bdal.{name}")

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from bdal.errors import AcceleratorError, ConfigError  # brings jax, which the line above need not wait for
     from bdal.experiment.interrupt import interruptible
-    from bdal.experiment.lock import LockedError
+    from bdal.store.lock import LockedError
 
     try:
         with interruptible(), warnings.catch_warnings():
@@ -206,8 +206,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
     doctor()
     if options.config is not None:
-        from bdal import datasets
-        from bdal.experiment import config, data
+        from bdal import config, datasets
+        from bdal.config import data
         from bdal.experiment.prepare import prepare
 
         experiment = config.load(options.config, options.overrides)
@@ -258,8 +258,8 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bdal import config
     from bdal.environment import expanded
-    from bdal.experiment import config
 
     experiment = config.load(options.config, options.overrides)
     workdir = expanded(options.workdir or Path("runs") / experiment.name).resolve()
@@ -274,9 +274,11 @@ def _run(options: argparse.Namespace) -> int:
 def _show_results(workdir: Path) -> int:
     from rich.console import Console
 
-    from bdal.experiment import directory, people, tables
-    from bdal.experiment.analysis import about_directory
+    from bdal import labelling
     from bdal.experiment.progress import short
+    from bdal.report import tables
+    from bdal.report.analysis import about_directory
+    from bdal.store import directory
 
     rows = directory.results(workdir)
     if rows:
@@ -286,7 +288,7 @@ def _show_results(workdir: Path) -> int:
         console.print(tables.rich_table(tables.summarise(rows, about_directory(workdir)), console.width))
         print(f"\nfigures curves.png and curves.pdf, tables table.md and table.csv in {short(workdir)}")
     here = shlex.quote(str(short(workdir)))
-    if wanted := people.wanted(workdir):
+    if wanted := labelling.wanted(workdir):
         print(f"{wanted}: bdal label {here}, or bdal ask {here} for files to fill in")
     elif rows:
         print(f"all of it as one page: bdal report {here}")
@@ -295,7 +297,7 @@ def _show_results(workdir: Path) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from bdal.experiment.progress import short
-    from bdal.experiment.report import report
+    from bdal.report import report
 
     page = report(options.workdirs, options.out, load_data=not options.no_images, data_dir=options.data_dir)
     print(f"{short(page)}, the same as report.md with its figures beside it")
@@ -320,26 +322,26 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> int:
-    from bdal.experiment import people
+    from bdal import labelling
 
     _keep_compiled_programs()
-    print(people.ask(options.workdir, data_dir=options.data_dir))
+    print(labelling.ask(options.workdir, data_dir=options.data_dir))
     return 0
 
 
 def _tell(options: argparse.Namespace) -> int:
-    from bdal.experiment import people
+    from bdal import labelling
 
     _keep_compiled_programs()
-    print(people.tell(options.workdir, options.answers, data_dir=options.data_dir, only_asked=options.only_asked))
+    print(labelling.tell(options.workdir, options.answers, data_dir=options.data_dir, only_asked=options.only_asked))
     return 0
 
 
 def _label(options: argparse.Namespace) -> int:
-    from bdal.experiment import people
+    from bdal import labelling
 
     _keep_compiled_programs()
-    people.label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
+    labelling.label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
     return 0
 
 

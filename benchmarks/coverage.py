@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from bdal.experiment import config, run
-from bdal.experiment.directory import results
-from bdal.experiment.statistics import area, compare, judge, student_t
+from bdal import config
+from bdal.experiment import run
+from bdal.statistics import area, compare, judge, student_t
+from bdal.store.directory import results
 
 HEADLINE, PLAIN = "weighted_coverage", ("random", "entropy", "margin")
 LOW = 40  # labels after the start

@@ -29,10 +29,9 @@ import argparse
 import numpy as np
 from scipy import stats
 
-from bdal.experiment.analysis import Analysis, analyse, as_one_family
-from bdal.experiment.directory import Row
-from bdal.experiment.outliers import far_below
-from bdal.experiment.statistics import HIGHER, LOWER, signed_rank
+from bdal.report.analysis import Analysis, analyse, as_one_family
+from bdal.statistics import HIGHER, LOWER, far_below, signed_rank
+from bdal.store.directory import Row
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--simulations", type=int, default=4000)

@@ -29,7 +29,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bdal.experiment import config, data
+from bdal import config
+from bdal.config import data
 from bdal.experiment.prepare import TABLE
 from bdal.experiment.programs import network_of, programs_of
 from bdal.pool import LabelledSet

@@ -48,8 +48,8 @@ import numpy as np
 from flax import nnx
 
 from bdal import datasets
-from bdal.experiment.figures import reliability_diagram
 from bdal.models import MLP
+from bdal.report.figures import reliability_diagram
 
 data = datasets.load("optdigits")
 pool, test_inputs, test_labels = map(jnp.asarray, (data.inputs, data.test_inputs, data.test_labels))

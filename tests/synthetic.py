@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bdal import datasets
-from bdal.experiment import config, directory
-from bdal.experiment.ledger import Ledger
+from bdal import config, datasets
+from bdal.store import directory
+from bdal.store.ledger import Ledger
 
 SMALL = config.Experiment(
     name="small",

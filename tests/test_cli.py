@@ -14,16 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from bdal import cli, contrib
+from bdal import cli, config, contrib
+from bdal.config.data import load as load_data
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
-from bdal.experiment import config
 from bdal.experiment import run as experiment_run
-from bdal.experiment.data import load as load_data
-from bdal.experiment.directory import owner, seed_folder
-from bdal.experiment.durable import append
-from bdal.experiment.ledger import Ledger
-from bdal.experiment.lock import LockedError, lock
 from bdal.experiment.progress import Progress
+from bdal.store.directory import owner, seed_folder
+from bdal.store.durable import append
+from bdal.store.ledger import Ledger
+from bdal.store.lock import LockedError, lock
 from bdal.strategy import STRATEGIES
 from bdal.strategy.table import AUTHORS
 

@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal import acquisition, calibration, datasets, information, selection
+from bdal import acquisition, calibration, config, datasets, information, selection
 from bdal.acquisition import ACQUISITION_FUNCTIONS
 from bdal.adapters import from_batched
 from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, ConfigError, LabelError, NonFiniteError, SelectorError
-from bdal.experiment import config, progress
+from bdal.experiment import progress
 from bdal.experiment.run import run
 from bdal.information import mutual_information
 from bdal.loop import active_learning, ask

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bdal import acquisition, models, posteriors, selection, training
+from bdal import acquisition, config, models, posteriors, selection, training
 from bdal.acquisition import ACQUISITION_FUNCTIONS, bald
 from bdal.adapters import from_batched, from_nnx, nnx_init
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, NonFiniteError
-from bdal.experiment import config
 from bdal.pool import LabelledSet, extend
 from bdal.strategy import STRATEGIES, make_strategy, query, score_and_select
 from bdal.testing import check_committee

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bdal
-from bdal.experiment import config
+from bdal import config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,1 +1,1 @@
-"""Experiments from a config file: what to compare, the run directory, and the figure and table made from it."""
+"""Experiments from a config: the runner, its compiled programs, and sweeps of many runs."""

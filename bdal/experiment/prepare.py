@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal import contrib
+from bdal import config, contrib
+from bdal.answers import read_answers
+from bdal.config.data import Data, load
 from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError
-from bdal.experiment import config
-from bdal.experiment.answers import read_answers
-from bdal.experiment.data import Data, load
-from bdal.experiment.ledger import settle
 from bdal.experiment.programs import Network, network_of
 from bdal.pool import ABSTAIN
+from bdal.store.ledger import settle
 from bdal.strategy import STRATEGIES, make_strategy
 
 TABLE = STRATEGIES | contrib.STRATEGIES

@@ -26,12 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdal import stopping
-from bdal.experiment import config, directory, durable, figures, parameters, tables
-from bdal.experiment.data import Data, facts
-from bdal.experiment.ledger import START, Ledger, Sets
-from bdal.experiment.lines import check_lines
-from bdal.experiment.lock import lock
+from bdal import config, stopping
+from bdal.config.data import Data, facts
 from bdal.experiment.prepare import TABLE, Prepared, prepare
 from bdal.experiment.programs import Programs, programs_of
 from bdal.experiment.progress import Progress
@@ -39,7 +35,12 @@ from bdal.experiment.start import check_start, seed_key, start_points
 from bdal.loop import query_limit, step_key
 from bdal.pool import ABSTAIN, check_answers
 from bdal.posteriors.deep_ensemble import prefers_vmap
+from bdal.report import figures, tables
 from bdal.selection import Query
+from bdal.store import directory, durable, parameters
+from bdal.store.ledger import START, Ledger, Sets
+from bdal.store.lines import check_lines
+from bdal.store.lock import lock
 from bdal.strategy import QueryStrategy, make_strategy
 
 
@@ -58,10 +59,10 @@ def run(
 ) -> Path:  # fmt: skip
     """Run what is not finished, then write `table.md`, `table.csv`, `curves.png` and `curves.pdf`; gives the directory.
 
-    Where people answer, it ends as soon as answers are wanted (`bdal.experiment.people`).
+    Where people answer, it ends as soon as answers are wanted (`bdal.labelling`).
 
     Args:
-      experiment: from `bdal.experiment.config.load`, or made in Python.
+      experiment: from `bdal.config.load`, or made in Python.
       workdir: the run directory; one that holds a part of this run already goes on.
       progress: a context manager as `bdal.experiment.progress.Progress`.
       oracle: `indices [Q] -> labels [Q]`, each a class or `bdal.ABSTAIN`, in the place of the labels of the data set.

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import jax
 
+from bdal import config
 from bdal.committee import Committee
+from bdal.config.data import load
 from bdal.errors import ConfigError
-from bdal.experiment import config, parameters
-from bdal.experiment.data import load
 from bdal.experiment.programs import network_of
+from bdal.store import parameters
 
 
 def load_committee(

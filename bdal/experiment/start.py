@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from bdal import config
+from bdal.config.data import Data
 from bdal.errors import ConfigError
-from bdal.experiment import config
-from bdal.experiment.data import Data
-from bdal.experiment.durable import CorruptRunError
-from bdal.experiment.ledger import START, Ledger
+from bdal.store.durable import CorruptRunError
+from bdal.store.ledger import START, Ledger
 
 
 def seed_key(experiment: config.Experiment, seed: int) -> jax.Array:

@@ -27,11 +27,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdal import contrib
+from bdal import config, contrib
 from bdal.environment import expanded
 from bdal.errors import ConfigError
-from bdal.experiment import config
-from bdal.experiment.durable import write_atomic
+from bdal.store.durable import write_atomic
 from bdal.strategy import STRATEGIES, make_strategy
 
 LOCKED, INTERRUPTED = 75, 130  # exit codes of `bdal run`

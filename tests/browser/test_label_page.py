@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bdal.errors import LabelError
-from bdal.experiment.people import server as server_module
-from bdal.experiment.people.exchange import Item, Measured, State
-from bdal.experiment.people.questions import picture
-from bdal.experiment.people.server import make_server
+from bdal.labelling import server as server_module
+from bdal.labelling.exchange import Item, Measured, State
+from bdal.labelling.questions import picture
+from bdal.labelling.server import make_server
 from bdal.pool import ABSTAIN
 
 pytestmark = pytest.mark.browser

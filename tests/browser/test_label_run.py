@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from bdal.experiment import config, data, durable
+from bdal import config
+from bdal.config import data
+from bdal.store import durable
 
 pytestmark = pytest.mark.browser
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bdal.experiment import config
-from bdal.experiment.report import report
+from bdal import config
+from bdal.report import report
 from tests.synthetic import SMALL, make_run
 
 pytestmark = pytest.mark.browser

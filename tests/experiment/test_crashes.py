@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from bdal.experiment import durable, parameters
+from bdal.store import durable, parameters
 from tests.crash_campaign import EVENTS, NAMED, PLACES, POSTERIORS, Bench, campaign, ledgers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -185,7 +185,7 @@ def test_a_process_that_slept_through_a_whole_run_of_another_writes_nothing(benc
 LIMITED = """
 import resource, sys
 from bdal import cli
-from bdal.experiment import directory
+from bdal.store import directory
 write_run = directory.write_run
 def then_full(*arguments, **options):
     found = write_run(*arguments, **options)
@@ -214,7 +214,8 @@ def test_a_file_that_cannot_grow(bench, tmp_path):
 FAILING = """
 import sys
 from bdal import cli
-from bdal.experiment import config, run
+from bdal import config
+from bdal.experiment import run
 cli._keep_compiled_programs()
 experiment = config.load(sys.argv[2])
 labels, count = run.prepare(experiment).data.pool_labels, [0]

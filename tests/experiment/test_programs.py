@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bdal.experiment import config, data
+from bdal import config
+from bdal.config import data
 from bdal.experiment.prepare import TABLE
 from bdal.experiment.programs import network_of, programs_of
 from bdal.pool import LabelledSet

@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from bdal import datasets, models
+from bdal import config, datasets, models
+from bdal.config import data
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
-from bdal.experiment import config, data, directory, durable, lock, parameters, prepare, programs
+from bdal.experiment import prepare, programs
 from bdal.experiment import run as runner
 from bdal.experiment.programs import network_of
 from bdal.experiment.run import run
 from bdal.pool import ABSTAIN
+from bdal.store import directory, durable, lock, parameters
 from tests.compilations import count_compilations
 from tests.experiment.made_up import made_up_programs
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from bdal import config
+from bdal.config.data import load
 from bdal.errors import ConfigError
-from bdal.experiment import config, durable
-from bdal.experiment.data import load
 from bdal.experiment.run import run
 from bdal.experiment.saved import load_committee
+from bdal.store import durable
 from tests.experiment.test_run import Watch
 
 

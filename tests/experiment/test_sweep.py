@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdal import datasets
+from bdal import config, datasets
 from bdal.errors import ConfigError
-from bdal.experiment import config
 from bdal.experiment import sweep as sweeps
 from bdal.experiment.sweep import Sweep, run_locally, sweep
 

@@ -1,0 +1,121 @@
+"""`docs/config.md` has every field with its true type and default, and its examples are what it says they are."""
+
+import dataclasses
+import re
+import typing
+from pathlib import Path
+from types import NoneType
+
+import pytest
+import yaml
+
+from bdal import cli, config, contrib
+from bdal.strategy import STRATEGIES, make_strategy
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "config.md").read_text()
+PARTS = dict(zip(*[iter(re.split(r"^##? (.+)\n", PAGE, flags=re.MULTILINE)[1:])] * 2, strict=True))
+SECTIONS = {
+    "The experiment": config.Experiment,
+    "data": config.Data,
+    "builders": config.Builder,
+    "model": config.Model,
+    "training": config.Training,
+    "labels": config.Labels,
+    "query": config.Query,
+    "evaluation": config.Evaluation,
+    "stopping": config.Stopping,
+    "comparisons": config.Comparison,
+    "strategies": config.Strategy,
+}
+EXAMPLES = [
+    (title, text) for title, part in PARTS.items() for text in re.findall(r"```yaml\n(.*?)```", part, re.DOTALL)
+]
+LEAST = {"name": "least", "comparisons": [{"posterior": "mc_dropout", "members": 2, "strategies": ["random"]}]}
+SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+ITEMS = {int: "whole numbers", str: "text", config.Builder: "[builders](#builders)",
+         config.Comparison: "[comparisons](#comparisons)", config.Strategy: "[strategies](#strategies)"}  # fmt: skip
+
+
+def rows(title):
+    """Each field of a section's table: its type, its default and what it means."""
+    cells = [re.split(r" \| ", line.strip("| ")) for line in PARTS[title].splitlines() if line.startswith("| `")]
+    found = {name.strip("`"): rest for name, *rest in cells}
+    assert len(found) == len(cells)
+    return found
+
+
+def in_words(kind, name):
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return f"list of {ITEMS[typing.get_args(kind)[0]]}"
+    if NoneType in typing.get_args(kind):
+        (inner,) = [option for option in typing.get_args(kind) if option is not NoneType]
+        words = in_words(inner, name)
+        return words + (", or null" if " or " in words else " or null")
+    return f"[section](#{name})" if dataclasses.is_dataclass(kind) else SCALARS[kind]
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_every_field_has_its_type_and_its_default(title):
+    kind = SECTIONS[title]
+    hints, listed = typing.get_type_hints(kind), rows(title)
+    assert set(listed) == {field.name for field in dataclasses.fields(kind)}
+    for field in dataclasses.fields(kind):
+        words, default, meaning = listed[field.name]
+        assert meaning
+        if field.name != "options":
+            assert words == in_words(hints[field.name], field.name)
+        if field.default_factory is not dataclasses.MISSING:
+            assert (default, field.default_factory()) == ("`{}`", {})
+        elif field.default is dataclasses.MISSING:
+            assert default == "required"
+        elif dataclasses.is_dataclass(field.default):
+            assert default == "`{}`"
+            assert field.default == type(field.default)()
+        else:
+            plain = list(field.default) if isinstance(field.default, tuple) else field.default
+            said = yaml.safe_load(default.strip("`"))
+            assert (said, type(said)) == (plain, type(plain))
+
+
+def test_no_dataclass_of_a_config_is_missing():
+    there = {each for each in vars(config).values() if dataclasses.is_dataclass(each)}
+    assert there == set(SECTIONS.values())
+
+
+@pytest.mark.parametrize(("title", "text"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
+def test_its_examples_load(title, text):
+    tree = yaml.safe_load(text)
+    if title in SECTIONS and title not in ("The experiment", "builders", "strategies"):
+        assert set(tree) == {title}
+    experiment = config.typed(LEAST | tree, "docs/config.md")
+    assert experiment != config.typed(LEAST, "docs/config.md")
+    for comparison in experiment.comparisons:
+        for strategy in comparison.strategies:
+            make_strategy(strategy.name, table=STRATEGIES | contrib.STRATEGIES, **strategy.options)
+
+
+def test_every_section_has_an_example():
+    assert set(SECTIONS) <= {title for title, _ in EXAMPLES}
+
+
+def test_the_defaults_that_null_stands_for():
+    for name, hidden, dropout in (("mlp", (128, 64), 0.25), ("cnn", (), 0.5)):
+        assert config.Model(name) == config.Model(name, hidden, dropout)
+    listed = rows("model")
+    assert "null: `[128, 64]` for the mlp" in listed["hidden"][2]
+    assert "null: 0.25 for the mlp, 0.5 for the cnn" in listed["dropout"][2]
+
+
+def test_the_last_committee_predicts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda: None)
+    part = PARTS["The last committee"]
+    (text,), (code,) = (re.findall(rf"```{kind}\n(.*?)```", part, re.DOTALL) for kind in ("yaml", "python"))
+    Path("kept.yaml").write_text(text)
+    (command,) = re.findall(r"`bdal (run kept.yaml)`", part)
+    assert cli.main(command.split()) == 0
+    capsys.readouterr()
+    exec(compile(code, "docs/config.md", "exec"), {})  # noqa: S102 (our own file)
+    assert capsys.readouterr().out.strip() == "(5, 10, 10)"
