@@ -321,9 +321,9 @@ def deep_ensemble(
 def split_weights(tree) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """`(weights, rebuild)`: the leaves of a tree that training changes, and `rebuild(weights)`, the tree.
 
-    Weights are the floating-point leaves; of `bdal.types.Variables` only those of `params`; where a tree is a dict of
-    collections with one named `params` (flax), of that one alone. The others (running statistics, counters) are carried
-    along as they are. `(shared, own)` of a committee are two such trees.
+    Weights are the floating-point leaves; of `bdal.types.Variables` only those of `params`; and where a tree, or these
+    `params`, is a dict of collections with one named `params` (flax), of that one alone. The others (running statistics,
+    counters) are carried along as they are. `(shared, own)` of a committee are two such trees.
 
     >>> weights, rebuild = split_weights({"params": jnp.ones(3), "batch_stats": jnp.zeros(3)})
     >>> len(weights), rebuild([weights[0] + 1])["params"].tolist()
@@ -358,7 +358,7 @@ def _marks(tree):
 
     def part(node):
         if isinstance(node, Variables):
-            return Variables(every(node.params, True), every(node.state, False))
+            return Variables(_marks(node.params), every(node.state, False))
         return True
 
     return jax.tree.map(part, tree, is_leaf=lambda node: isinstance(node, Variables))

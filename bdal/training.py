@@ -21,7 +21,7 @@ import optax
 
 from bdal.backend import one_of, steps_from_python
 from bdal.committee import outputs_and_features, split_weights
-from bdal.errors import LabelError, as_array, check_inputs, check_key, is_concrete, shown
+from bdal.errors import LabelError, as_array, check_inputs, check_key, described_type, is_concrete
 from bdal.likelihood import Likelihood, categorical
 from bdal.model import Model, trained_by
 from bdal.types import TrainingData, Variables
@@ -124,10 +124,14 @@ def train(
     Returns:
       `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); then this
       function must not be traced.
+
+    Raises:
+      LabelError: a label of the first `count`, or for validation, that is none of the likelihood's (where they have
+        values, that is, not under a trace).
     """
+    data = checked(model, likelihood, data)
     init_key, key, watch_key = jax.random.split(key, 3)
     start = model.init(init_key) if start is None else start
-    data = data._replace(inputs=jax.tree.map(jnp.asarray, data.inputs), labels=jnp.asarray(data.labels))
     data = _with_a_row(data)
     how = _How(model, likelihood, optimizer, batch_size, penalty, watch)
     state = _State(
@@ -145,7 +149,7 @@ def train(
                 state = see(state, data)
                 if watch.done(state.watched):
                     break
-        return Trained(state.steps, state.variables, state.watched)
+        return Trained(state.variables, state.steps, state.watched)
 
     def goes_on(state):
         return (state.steps < steps) & (True if watch is None else ~watch.done(state.watched))
@@ -328,7 +332,8 @@ class CompiledFit:
 
     def __post_init__(self):
         variables = jax.eval_shape(self.model.init, jax.eval_shape(lambda: jax.random.key(0)))
-        if jax.tree.leaves(variables.state) and self.model.train is None:
+        floats = [leaf for leaf in jax.tree.leaves(variables) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        if len(split_weights(variables)[0]) < len(floats) and self.model.train is None:
             warnings.warn(
                 "init: the network has running statistics (BatchNorm), which training does not update: they stay as "
                 "initialised. LayerNorm and GroupNorm have none",
@@ -337,47 +342,49 @@ class CompiledFit:
 
         object.__setattr__(self, "_compiled", jax.jit(self.pure))
 
-    def __call__(self, key, data: TrainingData):
+    def __call__(self, key, data: TrainingData | None = None):  # so that a key that is forgotten is named
         check_key(key)
-        if not isinstance(data, TrainingData):
-            raise TypeError(
-                f"data: expected TrainingData, got {shown(data)}; pass bdal.TrainingData(inputs, labels, count)"
-            )
-        data = self._checked(data)
+        data = checked(self.model, self.likelihood, data)
         run = self.pure if leaves_loop_to_python(self.model, data.inputs) else self._compiled  # type: ignore[attr-defined]
         return run(key, data)
 
-    def _checked(self, data: TrainingData) -> TrainingData:
-        """The data as arrays of native types, once inputs and labels are known to be such."""
-        inputs, labels = self._rows(data.inputs, data.labels, data.count, "")
-        validation = data.validation
-        if validation is not None:
-            validation = self._rows(*validation, None, "validation ")
-        return data._replace(inputs=inputs, labels=labels, validation=validation)
 
-    def _rows(self, inputs, labels, count, whose: str):
-        """Inputs `[R, ...]` and labels `[R]`; LabelError if they do not fit. Values are looked at where there are any."""
-        check_inputs(inputs, f"{whose}inputs")
-        inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
-        labels = as_array(labels, f"{whose}labels")
-        shape = jax.tree.leaves(inputs)[0].shape[:1]
-        if labels.shape != shape or not jnp.issubdtype(labels.dtype, self.likelihood.dtype):
-            kind = "integer class" if self.likelihood == categorical() else "number"
-            raise LabelError(
-                f"{whose}labels: expected one {kind} for each of the inputs, shape {shape}, got {labels.dtype} of "
-                f"shape {labels.shape}"
-            )
-        if is_concrete(labels, count):
-            outputs = outputs_shape(self.model, self.likelihood, inputs)
-            real = np.asarray(labels) if count is None else np.asarray(labels)[: int(count)]
-            self.likelihood.check_labels(real, outputs.shape[-1], f"{whose}labels")
-        return inputs, labels
+def checked(model: Model, likelihood: Likelihood, data: TrainingData | None) -> TrainingData:
+    """The data as arrays of native types, once inputs and labels are known to be such; a LabelError if they do not fit."""
+    if not isinstance(data, TrainingData):
+        raise TypeError(
+            f"data: expected TrainingData, got {described_type(data)}; pass bdal.TrainingData(inputs, labels, count)"
+        )
+    inputs, labels = _checked_rows(model, likelihood, data.inputs, data.labels, data.count, "")
+    validation = data.validation
+    if validation is not None:
+        validation = _checked_rows(model, likelihood, *validation, None, "validation ")
+    return data._replace(inputs=inputs, labels=labels, validation=validation)
+
+
+def _checked_rows(model: Model, likelihood: Likelihood, inputs, labels, count, whose: str):
+    """Inputs `[R, ...]` and labels `[R]`. Values are looked at where there are any."""
+    check_inputs(inputs, f"{whose}inputs")
+    inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
+    labels = as_array(labels, f"{whose}labels")
+    shape = jax.tree.leaves(inputs)[0].shape[:1]
+    if labels.shape != shape or not jnp.issubdtype(labels.dtype, likelihood.dtype):
+        kind = "integer class" if likelihood == categorical() else "number"
+        raise LabelError(
+            f"{whose}labels: expected one {kind} for each of the inputs, shape {shape}, got {labels.dtype} of shape "
+            f"{labels.shape}"
+        )
+    if is_concrete(labels, count):
+        outputs = outputs_shape(model, likelihood, inputs)
+        real = np.asarray(labels) if count is None else np.asarray(labels)[: int(count)]
+        likelihood.check_labels(real, outputs.shape[-1], f"{whose}labels")
+    return inputs, labels
 
 
 def outputs_shape(model: Model, likelihood: Likelihood, inputs) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the outputs `[P]` for one of the inputs `[R, ...]`."""
 
     def outputs(key, x):
-        return outputs_and_features(model.apply(model.init(key), None, x), likelihood)[0]
+        return outputs_and_features(model.apply(model.init(key), key, x), likelihood)[0]
 
     return jax.eval_shape(outputs, jax.eval_shape(lambda: jax.random.key(0)), one_of(inputs))

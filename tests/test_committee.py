@@ -12,8 +12,9 @@ import pytest
 from flax import linen, nnx
 
 from bdal.acquisition import last_layer_gradient_norms
-from bdal.adapters import from_batched, from_linen, from_nnx, nnx_init
-from bdal.committee import Committee, deep_ensemble, has_convolution, mc_dropout, split_weights
+from bdal.backend import has_convolution
+from bdal.committee import Committee, deep_ensemble, mc_dropout, split_weights
+from bdal.model import from_batched, from_linen, from_nnx, model_from_nnx
 from bdal.models import CNN, MLP
 from bdal.pool import map_pool
 from tests.compilations import count_compilations
@@ -102,7 +103,7 @@ def test_members_differ_and_the_same_keys_give_the_same_bits(committee, members)
     for k in range(len(members)):
         for other in range(k):
             assert np.abs(log_probs[:, k] - log_probs[:, other]).max() > 1e-3
-    again = Committee(network, committee.params, committee.keys, committee.stacked)
+    again = Committee(committee.apply, committee.shared, committee.own, committee.noise)
     same_bits(again.log_probs(INPUTS), log_probs)
 
 
@@ -285,7 +286,7 @@ def test_keys_of_the_old_kind():
     old = jax.random.key_data(KEYS)
     assert old.dtype == jnp.uint32
     same_bits(mc_dropout(network, PARAMS, old).log_probs(INPUTS), COMMITTEES["mc_dropout"][0].log_probs(INPUTS))
-    same_bits(jax.random.key_data(mc_dropout(network, PARAMS, np.asarray(old)).keys), old)
+    same_bits(jax.random.key_data(mc_dropout(network, PARAMS, np.asarray(old)).noise), old)
     same_bits(deep_ensemble(network, STACKED, old).log_probs(INPUTS), COMMITTEES["one_mask_each"][0].log_probs(INPUTS))
     square = jax.random.key_data(jax.random.split(jax.random.key(4), (K, 2)))
     same_bits(deep_ensemble(network, STACKED, square).log_probs(INPUTS), COMMITTEES["masks"][0].log_probs(INPUTS))
@@ -418,7 +419,7 @@ def with_statistics(module):
 def test_running_statistics_are_not_counted():
     apply, params = from_nnx(with_statistics(Normalised(nnx.Rngs(0))))
     committee = mc_dropout(apply, params, KEYS)
-    expected = norms_by_grad([(params, key) for key in KEYS], INPUTS, apply, weights=lambda grads: grads["params"])
+    expected = norms_by_grad([(params, key) for key in KEYS], INPUTS, apply, weights=lambda grads: grads.params)
     np.testing.assert_allclose(committee.gradient_norms(INPUTS), expected, rtol=1e-5)
 
 
@@ -560,7 +561,7 @@ def test_scoring_uses_running_statistics_and_leaves_them(key):
     before = jax.tree.map(np.array, params)
     mc_dropout(apply, params, KEYS).log_probs(INPUTS)
     same_bits(params, before)
-    close(params["state"]["norm"]["mean"][...], jnp.linspace(-1, 1, 6))
+    close(params.state["norm"]["mean"][...], jnp.linspace(-1, 1, 6))
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -571,19 +572,19 @@ def test_an_nnx_module_under_every_transformation(batched):
     close(jax.jit(jax.vmap(lambda x: apply(params, KEYS[0], x)))(INPUTS), one)
     close(jax.jit(lambda inputs: jax.lax.map(lambda x: apply(params, KEYS[0], x), inputs))(INPUTS), one)
     gradient = jax.jit(jax.grad(lambda params: apply(params, None, INPUTS[0])[0]))(params)
-    kernel = gradient["params"]["layers"][0]["kernel"][...]
+    kernel = gradient.params["layers"][0]["kernel"][...]
     close(kernel, jnp.stack([INPUTS[0], jnp.zeros(4), jnp.zeros(4)], 1))
 
 
 def test_statistics_carry_no_gradient():
     apply, params = from_nnx(with_statistics(Normalised(nnx.Rngs(0))))
     gradient = jax.jit(jax.grad(lambda params: apply(params, None, INPUTS[0])[0]))(params)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["state"]))
-    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradient["params"]))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient.state))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradient.params))
 
 
-def test_nnx_init_gives_the_parameters_of_the_module_and_vmaps():
-    fresh = nnx_init(Normalised)
+def test_init_of_a_model_gives_the_parameters_of_the_module_and_vmaps():
+    fresh = model_from_nnx(Normalised).init
     _, params = from_nnx(Normalised(nnx.Rngs(KEYS[0])))
     assert jax.tree.structure(fresh(KEYS[0])) == jax.tree.structure(params)
     same_bits(fresh(KEYS[0]), params)
@@ -658,10 +659,10 @@ def test_linen_running_statistics_are_used_and_left(key):
     expected = net.apply(variables, INPUTS, train=False)
     close(jax.jit(jax.vmap(lambda x: apply(params, key, x)))(INPUTS), expected, 1e-5)
     gradient = jax.jit(jax.grad(lambda params: apply(params, key, INPUTS[0])[0]))(params)
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["batch_stats"]))
-    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradient["params"]))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient.state["batch_stats"]))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradient.params))
     norms = mc_dropout(apply, params, KEYS).gradient_norms(INPUTS)
-    by_grad = norms_by_grad([(params, None)], INPUTS, apply, weights=lambda grads: grads["params"])
+    by_grad = norms_by_grad([(params, None)], INPUTS, apply, weights=lambda grads: grads.params)
     np.testing.assert_allclose(norms, np.broadcast_to(by_grad, norms.shape), rtol=1e-5)
 
 
@@ -683,12 +684,13 @@ class TwoSwitches(OneSwitch):
 def test_noise_that_a_key_cannot_switch_on_is_refused():
     one, two = OneSwitch(), TwoSwitches()
     x = jnp.ones(64)
-    apply, params = from_linen(one, one.init(KEYS[0], x[None]))
+    variables = one.init(KEYS[0], x[None])
+    apply, params = from_linen(one, variables)
     np.testing.assert_array_equal(*apply(params, None, x))
     for keyed in (lambda: apply(params, KEYS[0], x), lambda: mc_dropout(apply, params, KEYS).log_probs(x[None])):
         with pytest.raises(ValueError, match=r"OneSwitch has .* both switched by `train`.* argument `deterministic`"):
             keyed()
-    silent, _ = from_linen(one, params, train=False)
+    silent, _ = from_linen(one, variables, train=False)
     np.testing.assert_array_equal(*silent(params, KEYS[0], x))
     apply, params = from_linen(two, two.init(KEYS[0], x[None]))
     assert set(np.unique(apply(params, KEYS[0], x)[0]).round(3)) == {0.0, 2.0}
@@ -724,13 +726,15 @@ def test_masks_that_a_batched_function_draws_for_every_row_are_shared_by_all_poi
 
 
 class NnxImages(nnx.Module):
+    """Noise before the convolution, so that every member has one of its own."""
+
     def __init__(self, rngs):
         self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.head = nnx.Linear(4, C, rngs=rngs)
 
     def __call__(self, x):
-        h = self.dropout(jax.nn.relu(self.conv(x)).mean((-3, -2)))
+        h = jax.nn.relu(self.conv(self.dropout(x))).mean((-3, -2))
         return self.head(h), h
 
 
@@ -748,7 +752,7 @@ IMAGES = jax.random.normal(jax.random.key(0), (B, 6, 6, 1))
 def image_network(flavour):
     """(apply, params, init)"""
     if flavour == "nnx":
-        return *from_nnx(NnxImages(nnx.Rngs(0))), nnx_init(NnxImages)
+        return *from_nnx(NnxImages(nnx.Rngs(0))), model_from_nnx(NnxImages).init
     net = LinenImages()
     variables = net.init(jax.random.key(0), IMAGES, deterministic=True)
     return *from_linen(net, variables), lambda key: net.init(key, IMAGES, deterministic=True)
@@ -766,7 +770,7 @@ def test_members_one_at_a_time_are_members_side_by_side(flavour, kind, monkeypat
 
     def everything(backend):
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
-        anew = replace(committee, apply=lambda *args: apply(*args))  # the choice is made when the program is
+        anew = replace(committee, apply=lambda *args: committee.apply(*args))  # the choice is made when the program is
         program = str(jax.make_jaxpr(anew.log_probs)(IMAGES))
         assert ("scan" in program) == (backend == "cpu")  # lax.map over members
         log_probs, features = anew.predict(IMAGES)
@@ -777,7 +781,7 @@ def test_members_one_at_a_time_are_members_side_by_side(flavour, kind, monkeypat
         close(actual, expected, 1e-5)
     assert one_at_a_time[0].shape == (B, K, C)
     members = [
-        (member_of(committee.params, k) if committee.stacked else params, None if committee.keys is None else KEYS[k])
+        (params if committee.own is None else member_of(committee.own, k), None if committee.noise is None else KEYS[k])
         for k in range(K)
     ]
     close(one_at_a_time[0], one_by_one(members, IMAGES, apply)[0], 1e-5)

@@ -26,18 +26,19 @@ import pytest
 
 from bdal import acquisition, calibration, config, datasets, information, selection
 from bdal.acquisition import ACQUISITION_FUNCTIONS
-from bdal.adapters import from_batched
 from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, ConfigError, LabelError, NonFiniteError, SelectorError
 from bdal.experiment import progress
 from bdal.experiment.run import run
 from bdal.information import mutual_information
 from bdal.loop import active_learning, ask
+from bdal.model import from_batched, model_from_functions
 from bdal.pool import LabelledSet, extend, map_pool
 from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout
 from bdal.selection import Query, top_k
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query
 from bdal.training import Training
+from bdal.types import TrainingData
 from tests.acquisition.test_battery import SCORES
 from tests.compilations import count_compilations
 from tests.selection import test_battery as selectors
@@ -61,7 +62,7 @@ COMMITTEE = deep_ensemble(apply, WEIGHTS)
 
 def fixed_fit(committee):
     """A fit that learns nothing."""
-    return lambda key, inputs, labels, count, validation: committee
+    return lambda key, data: committee
 
 
 def labelled_set(indices=(3, 1, 4, 15), capacity=CAPACITY, labels=LABELS):
@@ -218,8 +219,9 @@ BAD = {  # what is called, the error, the argument that is named, what was found
     ),
     "integer logits in training": (
         lambda: fit_deep_ensemble(
-            lambda key: jnp.ones((D, C)), lambda params, key, x: (x @ params).astype(int), num_members=2
-        )(KEY, POOL, LABELS, 4, None),
+            model_from_functions(lambda key: jnp.ones((D, C)), lambda params, key, x: (x @ params).astype(int)),
+            members=2,
+        )(KEY, TrainingData(POOL, LABELS, 4)),
         TypeError, "apply", "int",
     ),
     "logits of a batch": (
@@ -365,7 +367,8 @@ def test_17_every_selector_is_among_them():
 @pytest.mark.parametrize("where", [np.asarray, jnp.asarray], ids=["host", "device"])
 def test_17_an_empty_pool_is_exhausted_from_the_start(where):
     nothing, oracle = where(POOL[:0]), Oracle()
-    fit = fit_deep_ensemble(lambda key: jnp.ones((D, C)), apply, num_members=2, training=Training(steps=2))
+    model = model_from_functions(lambda key: jnp.ones((D, C)), apply)
+    fit = fit_deep_ensemble(model, members=2, training=Training(steps=2))
     for capacity in (0, 5):
         (only,) = loop(fit=fit, inputs=nothing, labelled=LabelledSet.empty(capacity), oracle=oracle)
         assert only.query.indices.shape == only.query.gains.shape == only.labels.shape == (0,)
@@ -576,12 +579,12 @@ def test_23_training_and_metrics_work_without_a_class_and_name_it(fit):
     training = Training(steps=40, min_steps=1, batch_size=8, learning_rate=0.05)
     init = lambda key: 0.1 * jax.random.normal(key, (D, C))  # noqa: E731
     if fit == "ensemble":
-        fitted = fit_deep_ensemble(init, apply, num_members=3, training=training)
+        fitted = fit_deep_ensemble(model_from_functions(init, apply), members=3, training=training)
     else:
         masked = lambda w, key, x: (x if key is None else 2 * x * jax.random.bernoulli(key, 0.5, x.shape)) @ w  # noqa: E731
-        fitted = fit_mc_dropout(init, masked, num_members=3, training=training)
+        fitted = fit_mc_dropout(model_from_functions(init, masked), members=3, training=training, validation_masks=0)
     start = np.flatnonzero(LABELS == 1)[:4]
-    committee = fitted(KEY, POOL[start], LABELS[start], 4, None)
+    committee = fitted(KEY, TrainingData(POOL[start], LABELS[start], 4))
     probs = jnp.exp(committee.log_probs(jnp.asarray(POOL))).mean(1)
     assert jnp.isfinite(probs).all()
     without = LABELS != 2
@@ -724,8 +727,9 @@ def digits_committee():
     def network(params, key, x):
         return jax.nn.relu(x @ params[0]) @ params[1]
 
-    fit = fit_deep_ensemble(init, network, num_members=10, training=Training(steps=100, batch_size=32))
-    return network, fit(KEY, inputs[:100], digits.labels[:100], 100, None).params, inputs
+    model = model_from_functions(init, network)
+    fit = fit_deep_ensemble(model, members=10, training=Training(steps=100, batch_size=32))
+    return network, fit(KEY, TrainingData(inputs[:100], digits.labels[:100], 100)).own.params, inputs
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
@@ -931,11 +935,11 @@ def test_43_no_key_is_used_twice_over_a_run(keys):
         return x @ params, x
 
     rounds, steps, rows, members, looks = 3, 4, 5, 6, 7
-    training = Training(steps=steps, min_steps=0, batch_size=rows, eval_every=2, patience=9, validation_samples=looks)
-    init = lambda key: 0.1 * jax.random.normal(key, (D, C))  # noqa: E731
+    training = Training(steps=steps, min_steps=0, batch_size=rows, eval_every=2, patience=9)
+    model = model_from_functions(lambda key: 0.1 * jax.random.normal(key, (D, C)), noisy)
     list(
         loop(
-            fit=fit_mc_dropout(init, noisy, num_members=members, training=training), rounds=rounds - 1,
+            fit=fit_mc_dropout(model, None, training, members=members, validation_masks=looks), rounds=rounds - 1,
             strategy=make_strategy("power_bald"), validation=labelled_set((20, 21), capacity=2), candidates=30,
         )
     )  # fmt: skip
@@ -955,16 +959,16 @@ def test_43_no_key_is_used_twice_over_an_experiment(keys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_43_jax_finds_no_key_that_is_used_twice():
-    training = Training(steps=3, min_steps=0, batch_size=4, eval_every=2, validation_samples=2)
+    training = Training(steps=3, min_steps=0, batch_size=4, eval_every=2)
     masked = lambda w, key, x: (  # noqa: E731
         (x if key is None else 2 * x * jax.random.bernoulli(key, 0.5, x.shape)) @ w,
         x,
     )
-    init = lambda key: 0.1 * jax.random.normal(key, (D, C))  # noqa: E731
+    model = model_from_functions(lambda key: 0.1 * jax.random.normal(key, (D, C)), masked)
     jax.clear_caches()
     with jax.debug_key_reuse(True):
         for name in ("softrank_bald", "bait_one_vector"):
-            fit = fit_mc_dropout(init, masked, num_members=3, training=training)
+            fit = fit_mc_dropout(model, None, training, members=3, validation_masks=2)
             validation = labelled_set((20, 21), capacity=2)
             list(loop(fit=fit, strategy=make_strategy(name), rounds=1, validation=validation, candidates=30))
         key = jax.random.key(0)

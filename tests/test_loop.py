@@ -10,13 +10,15 @@ import pytest
 
 from bdal.committee import Committee, deep_ensemble
 from bdal.errors import LabelError, NonFiniteError
-from bdal.loop import active_learning, ask, fit_round, query_limit, step_key, tell
+from bdal.loop import active_learning, ask, query_limit, step_key, tell, training_data
+from bdal.model import model_from_functions
 from bdal.pool import ABSTAIN, LabelledSet, extend
 from bdal.posteriors import fit_deep_ensemble
 from bdal.selection import Query, top_k
 from bdal.strategy import QueryStrategy, make_strategy
 from bdal.strategy import querying as strategy_room
 from bdal.training import Training
+from bdal.types import TrainingData
 from tests.compilations import count_compilations
 
 N, C, D, Q, CAPACITY = 60, 3, 4, 4, 16
@@ -31,9 +33,8 @@ def apply(params, key, x):
 
 
 FIT = fit_deep_ensemble(
-    lambda key: 0.1 * jax.random.normal(key, (D, C)),
-    apply,
-    num_members=3,
+    model_from_functions(lambda key: 0.1 * jax.random.normal(key, (D, C)), apply),
+    members=3,
     training=Training(steps=30, min_steps=5, batch_size=8, learning_rate=0.05, eval_every=5, patience=2),
 )
 
@@ -106,7 +107,7 @@ def test_a_round_depends_on_the_key_its_number_and_the_labelled_set_only():
         again = list(run(labelled=whole[start].labelled, start=start))
         assert [r.number for r in again] == list(range(start, 4))
         assert queries(again) == queries(whole)[start:]
-        np.testing.assert_array_equal(again[-1].committee.params, whole[-1].committee.params)
+        np.testing.assert_array_equal(again[-1].committee.own.params, whole[-1].committee.own.params)
     elsewhere = list(run(labelled=whole[2].labelled, start=1, rounds=2))
     assert queries(elsewhere)[0] != queries(whole)[2]  # the number counts
 
@@ -115,7 +116,7 @@ def test_ask_and_tell_are_the_loop():
     strategy, labelled, found = make_strategy("bald"), labelled_set(), []
     inputs = jnp.asarray(POOL)
     for number in range(3):
-        committee = fit_round(step_key(KEY, number, "fit"), labelled, None, fit=FIT, inputs=inputs)
+        committee = FIT(step_key(KEY, number, "fit"), training_data(labelled, None, inputs))
         query = ask(
             step_key(KEY, number, "query"), committee, labelled, strategy=strategy, inputs=inputs, query_size=Q,
             chunk_size=32,
@@ -142,10 +143,13 @@ def test_a_pool_on_the_host_gives_the_same_queries(name):
 
 def test_inputs_may_be_a_pytree_and_a_mesh_may_shard_them():
     inputs = {"left": jnp.asarray(POOL[:, :2]), "right": jnp.asarray(POOL[:, 2:])}
-    fit = fit_deep_ensemble(
+    model = model_from_functions(
         lambda key: 0.1 * jax.random.normal(key, (D, C)),
         lambda params, key, x: apply(params, key, jnp.concatenate([x["left"], x["right"]])),
-        num_members=3,
+    )
+    fit = fit_deep_ensemble(
+        model,
+        members=3,
         training=Training(steps=30, min_steps=5, batch_size=8, learning_rate=0.05, eval_every=5, patience=2),
     )
     expected = queries(run(rounds=1))
@@ -237,8 +241,8 @@ def test_a_validation_set_with_room_is_what_it_holds():
     roomy = labelled_set(range(20, 26), capacity=20)
     one, other = list(run(validation=full, rounds=1)), list(run(validation=roomy, rounds=1))
     assert queries(one) == queries(other)
-    np.testing.assert_array_equal(one[-1].committee.params, other[-1].committee.params)
-    assert not np.array_equal(one[-1].committee.params, list(run(rounds=1))[-1].committee.params)
+    np.testing.assert_array_equal(one[-1].committee.own.params, other[-1].committee.own.params)
+    assert not np.array_equal(one[-1].committee.own.params, list(run(rounds=1))[-1].committee.own.params)
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
@@ -246,7 +250,7 @@ def test_a_validation_set_with_room_is_what_it_holds():
 
 def test_candidates_are_a_random_subset_of_what_is_available():
     labelled, excluded = labelled_set(range(10)), np.isin(np.arange(N), range(10, 20))
-    committee = FIT(KEY, jnp.zeros((CAPACITY, D)), jnp.zeros(CAPACITY, jnp.int32), jnp.int32(0), None)
+    committee = FIT(KEY, TrainingData(jnp.zeros((CAPACITY, D)), jnp.zeros(CAPACITY, jnp.int32), jnp.int32(0)))
     found = [
         ask(
             jax.random.key(s), committee, labelled, excluded, strategy=make_strategy("bald"),
@@ -339,7 +343,7 @@ def test_without_a_number_of_classes_it_is_the_committees():
 @pytest.mark.parametrize("num_classes", [None, C])
 @pytest.mark.parametrize("part", ["labelled", "validation"])
 def test_a_label_out_of_range_at_the_start_is_refused_before_the_oracle_is_asked(part, num_classes):
-    def fit(key, inputs, labels, count, validation):  # looks at no label
+    def fit(key, data):  # looks at no label
         return deep_ensemble(apply, jax.random.normal(key, (3, D, C)))
 
     labels, asked = np.where(np.arange(N) == 21, C, LABELS), []
@@ -362,8 +366,8 @@ def test_a_query_of_no_points_is_refused(size):
 
 
 def test_a_fit_that_diverges_is_noticed_before_the_oracle_is_asked():
-    def fit(key, inputs, labels, count, validation):
-        weights = jnp.where(count > 4, jnp.nan, 1.0) * jax.random.normal(key, (3, D, C))
+    def fit(key, data):
+        weights = jnp.where(data.count > 4, jnp.nan, 1.0) * jax.random.normal(key, (3, D, C))
         return deep_ensemble(apply, weights)
 
     asked = []
@@ -395,10 +399,10 @@ class Bootstrap:
             return np.log(probs)
 
 
-def fit_bootstrap(key, inputs, labels, count, validation):
+def fit_bootstrap(key, data):
     from sklearn.linear_model import LogisticRegression
 
-    inputs, labels = np.asarray(inputs)[: int(count)], np.asarray(labels)[: int(count)]
+    inputs, labels = (np.asarray(rows)[: int(data.count)] for rows in (data.inputs, data.labels))
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     models = []
     while len(models) < 4:
@@ -462,11 +466,11 @@ def test_labels_that_were_not_bought_change_nothing(name):
     assert (poisoned != LABELS).sum() == N - len(bought)
     again = list(run(labels=poisoned, **settings))
     assert queries(again) == queries(rounds)
-    np.testing.assert_array_equal(again[-1].committee.params, rounds[-1].committee.params)
+    np.testing.assert_array_equal(again[-1].committee.own.params, rounds[-1].committee.own.params)
     first = queries(rounds)[0][0]
     poisoned[first] = (LABELS[first] + 1) % C  # and one that was bought does
     changed = list(run(labels=poisoned, **settings))
-    assert not np.array_equal(changed[-1].committee.params, rounds[-1].committee.params)
+    assert not np.array_equal(changed[-1].committee.own.params, rounds[-1].committee.own.params)
 
 
 # -- scores that are no numbers, left out -----------------------------------------------------------------------------
@@ -479,8 +483,8 @@ def broken_apply(params, key, x):
 BROKEN = POOL[:, 0] > 1.0
 
 
-def broken_fit(key, inputs, labels, count, validation):
-    return deep_ensemble(broken_apply, jax.random.normal(jax.random.fold_in(key, count), (3, D, C)))
+def broken_fit(key, data):
+    return deep_ensemble(broken_apply, jax.random.normal(jax.random.fold_in(key, data.count), (3, D, C)))
 
 
 @pytest.mark.parametrize("inputs", [jnp.asarray(POOL), POOL], ids=["device", "host"])
@@ -607,10 +611,12 @@ def test_training_that_ends_in_nan_is_warned_of_with_its_round():
     def diverging(params, key, x):  # what a running statistic is to a network that divides by it
         return (x / jnp.sqrt(params["variance"])) @ params["weights"]
 
+    model = model_from_functions(
+        lambda key: {"weights": jax.random.normal(key, (D, C)), "variance": jnp.full(D, 1e-3)}, diverging
+    )
     fit = fit_deep_ensemble(
-        lambda key: {"weights": jax.random.normal(key, (D, C)), "variance": jnp.full(D, 1e-3)},
-        diverging,
-        num_members=2,
+        model,
+        members=2,
         training=Training(steps=30, min_steps=5, batch_size=8, learning_rate=0.5, eval_every=5, patience=2),
     )
     with pytest.warns(UserWarning, match=r"round 0, 4 labels: training ended in NaN .* running statistics"):

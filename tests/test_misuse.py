@@ -14,14 +14,15 @@ import pytest
 
 from bdal import acquisition, calibration, selection
 from bdal.acquisition import Gaussian
-from bdal.adapters import from_batched, from_linen, from_nnx
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import LabelError, check_array, check_count, check_inputs, check_key, check_log_probs, check_number
 from bdal.loop import active_learning, ask
+from bdal.model import from_batched, from_linen, from_nnx, model_from_functions
 from bdal.pool import LabelledSet
 from bdal.posteriors import fit_deep_ensemble, fit_mc_dropout, fit_snapshots
 from bdal.strategy import make_strategy, query
 from bdal.training import Training
+from bdal.types import TrainingData
 
 N, K, C, D, L, T, Q = 12, 4, 3, 5, 6, 7, 2
 KEY = jax.random.key(0)
@@ -298,8 +299,9 @@ def test_what_apply_may_not_return(output, how):
         return query(KEY, BALD, deep_ensemble(apply, np.stack([WEIGHTS] * 3)), POOL, query_size=Q)
 
     def fit():
-        fit = fit_deep_ensemble(lambda key: jnp.asarray(WEIGHTS), apply, num_members=2, training=Training(steps=2))
-        return fit(KEY, POOL, jnp.zeros(8, jnp.int32), 8, None)
+        model = model_from_functions(lambda key: jnp.asarray(WEIGHTS), apply)
+        fit = fit_deep_ensemble(model, members=2, training=Training(steps=2))
+        return fit(KEY, TrainingData(POOL, jnp.zeros(8, jnp.int32), 8))
 
     def batched():
         return mc_dropout(*from_batched(apply, WEIGHTS), jax.random.split(KEY, 3)).log_probs(POOL)
@@ -325,9 +327,9 @@ def test_keys_of_members_that_are_none(keys):
 
 def test_keys_of_members_as_a_list_and_as_words():
     keys = jax.random.split(KEY, 3)
-    expected = mc_dropout(linear, WEIGHTS, keys).keys
-    assert (mc_dropout(linear, WEIGHTS, list(keys)).keys == expected).all()
-    assert (mc_dropout(linear, WEIGHTS, jax.random.key_data(keys)).keys == expected).all()
+    expected = mc_dropout(linear, WEIGHTS, keys).noise
+    assert (mc_dropout(linear, WEIGHTS, list(keys)).noise == expected).all()
+    assert (mc_dropout(linear, WEIGHTS, jax.random.key_data(keys)).noise == expected).all()
 
 
 def test_networks_that_are_none():
@@ -403,26 +405,31 @@ def test_labelled_inputs_and_targets_in_another_byte_order():
 
 @pytest.mark.parametrize("make", [fit_deep_ensemble, fit_mc_dropout, fit_snapshots])
 def test_what_a_fit_may_not_get(make):
+    model = model_from_functions(lambda key: jnp.asarray(WEIGHTS), linear)
     for members in ("2", 2.5, None):
-        with pytest.raises(TypeError, match=r"^num_members must be a Python int"):
-            make(lambda key: jnp.asarray(WEIGHTS), linear, num_members=members)
-    fit = make(lambda key: jnp.asarray(WEIGHTS), linear, num_members=2, training=Training(steps=2))
+        with pytest.raises(TypeError, match=r"^members must be a Python int"):
+            make(model, members=members)
+    fit = make(model, members=2, training=Training(steps=2))
     labels = np.zeros(8, np.int32)
+    data = TrainingData(POOL, labels, 8)
     for key in (0, None, POOL):
         with pytest.raises(TypeError, match=r"^key: expected a key"):
-            fit(key, POOL, labels, 8, None)
+            fit(key, data)
     with pytest.raises(TypeError, match=r"^key: .*is the key forgotten"):
-        fit(POOL, labels, 8, None)
+        fit(data)
+    for wrong, found in ((None, "None"), (POOL, "a numpy.ndarray"), ((POOL, labels, 8), "a tuple")):
+        with pytest.raises(TypeError, match=rf"^data: expected TrainingData, got {found}; pass bdal\.Train"):
+            fit(KEY, wrong)
     with pytest.raises(TypeError, match=r"^inputs: expected .* got a torch.Tensor"):
-        fit(KEY, Tensor(POOL), labels, 8, None)
+        fit(KEY, data._replace(inputs=Tensor(POOL)))
     with pytest.raises(TypeError, match=r"^labels must be .* got a torch.Tensor"):
-        fit(KEY, POOL, Tensor(labels), 8, None)
+        fit(KEY, data._replace(labels=Tensor(labels)))
     for wrong in (labels[:5], labels.astype(np.float32), np.eye(8, 2, dtype=int)):
         with pytest.raises(LabelError, match=r"^labels: expected one integer class for each of the inputs"):
-            fit(KEY, POOL, wrong, 8, None)
+            fit(KEY, data._replace(labels=wrong))
     with pytest.raises(LabelError, match=r"^validation labels: expected one integer class"):
-        fit(KEY, POOL, labels, 8, (POOL, labels[:2]))
+        fit(KEY, data._replace(validation=(POOL, labels[:2])))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        given = fit(KEY, POOL.astype(">f8"), labels.astype(">i8"), 8, None).log_probs(POOL)
-        np.testing.assert_array_equal(given, fit(KEY, POOL, labels, 8, None).log_probs(POOL))
+        swapped = TrainingData(POOL.astype(">f8"), labels.astype(">i8"), 8)
+        np.testing.assert_array_equal(fit(KEY, swapped).log_probs(POOL), fit(KEY, data).log_probs(POOL))

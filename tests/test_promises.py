@@ -14,13 +14,14 @@ from flax import nnx
 
 from bdal import acquisition, config, models, posteriors, selection, training
 from bdal.acquisition import ACQUISITION_FUNCTIONS, bald
-from bdal.adapters import from_batched, from_nnx, nnx_init
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, NonFiniteError
+from bdal.model import from_batched, from_nnx
 from bdal.pool import LabelledSet, extend
 from bdal.strategy import STRATEGIES, make_strategy, query, score_and_select
 from bdal.testing import check_committee
 from bdal.training import Training
+from bdal.types import TrainingData
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
@@ -33,7 +34,13 @@ KEY = jax.random.key(0)
 POOL = jax.random.normal(KEY, (20, 3))
 EVERYTHING = jnp.ones(20, bool)
 WEIGHTS = jax.random.normal(jax.random.key(1), (4, 3, 5))
-COMMITTEE = deep_ensemble(lambda weights, key, x: (x @ weights, x), WEIGHTS)
+
+
+def apply(weights, key, x):
+    return x @ weights, x
+
+
+COMMITTEE = deep_ensemble(apply, WEIGHTS)
 
 
 def proved_by(*tests):
@@ -61,7 +68,7 @@ def test_promise_01_a_score_that_is_no_number_is_never_picked():
     scores = jnp.array([0.0, jnp.nan, 1.0, jnp.inf])
     with pytest.raises(NonFiniteError, match=r"2 of 4 available rows are NaN or infinite \(rows 1, 3\)"):
         selection.top_k(scores, available=jnp.ones(4, bool), query_size=1)
-    broken = deep_ensemble(COMMITTEE.apply, WEIGHTS.at[2].set(jnp.nan))
+    broken = deep_ensemble(apply, WEIGHTS.at[2].set(jnp.nan))
     with pytest.raises(NonFiniteError, match="20 available points"):
         query(KEY, make_strategy("bald"), broken, POOL, query_size=2)
     empty, labels = POOL[:0], jnp.zeros(0, int)
@@ -157,7 +164,7 @@ def test_promise_06_members_are_functions():
 def test_promise_07_flax_modules_can_be_traced():
     apply, params = from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     gradient = jax.jit(jax.vmap(jax.grad(lambda params, x: apply(params, None, x).sum()), in_axes=(None, 0)))
-    assert gradient(params, POOL)["params"]["kernel"][...].shape == (20, 3, 2)
+    assert gradient(params, POOL).params["kernel"][...].shape == (20, 3, 2)
     merges = [(where, keywords) for where, name, keywords in calls(SOURCES) if name.endswith("nnx.merge")]
     assert merges
     assert [where for where, keywords in merges if keywords.get("copy") != "True"] == []
@@ -183,7 +190,7 @@ def test_promise_10_a_committee_carries_at_most_log_k_nats():
 
 
 def test_promise_11_members_that_agree_give_a_random_query_with_a_warning():
-    one = deep_ensemble(COMMITTEE.apply, WEIGHTS[:1])
+    one = deep_ensemble(apply, WEIGHTS[:1])
     found = set()
     for seed in range(4):
         with pytest.warns(UserWarning, match="same score up to rounding"):
@@ -372,15 +379,13 @@ def test_queries_lower_for_tpu(name, on_tpu):
 @pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["mc_dropout", "deep_ensemble"])
 def test_training_of_the_cnn_lowers_for_tpu(on_tpu, posterior):
-    make = partial(models.CNN, 10)
-    apply, _ = from_nnx(make(rngs=nnx.Rngs(0)), batched=False)
-    init = nnx_init(lambda rngs: make(rngs=rngs))
+    model = models.cnn((28, 28, 1), 10)
     schedule = Training(steps=20, batch_size=8, eval_every=10)
     fits = {"mc_dropout": posteriors.fit_mc_dropout, "deep_ensemble": posteriors.fit_deep_ensemble}
-    fit = fits[posterior](init, apply, num_members=2, training=schedule)
+    fit = fits[posterior](model, members=2, training=schedule)
     images, labels = jnp.zeros((12, 28, 28, 1)), jnp.zeros(12, jnp.int32)
-    assert not training.steps_from_python(init, apply, images)
-    lowers_for_tpu(fit, KEY, images, labels, jnp.int32(3), (images[:4], labels[:4]))
+    assert not training.leaves_loop_to_python(model, images)
+    lowers_for_tpu(fit, KEY, TrainingData(images, labels, jnp.int32(3), (images[:4], labels[:4])))
 
 
 def test_the_check_sees_double_precision():

@@ -386,8 +386,8 @@ def test_expected_model_change_of_all_layers_is_the_full_gradient():
     committee = dropout_committee()
 
     def length(k, c, x):
-        gradient = jax.grad(lambda params: jax.nn.log_softmax(dropout_apply(params, committee.keys[k], x)[0])[c])
-        return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient(committee.params))))
+        gradient = jax.grad(lambda params: jax.nn.log_softmax(dropout_apply(params, committee.noise[k], x)[0])[c])
+        return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient(committee.shared))))
 
     @jax.jit
     def expected(x):
@@ -562,7 +562,7 @@ def test_features_that_are_no_numbers_or_overflow_are_refused(name, value):
     def odd(weights, key, x):
         return x @ weights, jnp.where(x[0] > 1, jnp.where(x[1] > 0, value, -value), x)
 
-    committee = deep_ensemble(odd, COMMITTEE.params["weights"])
+    committee = deep_ensemble(odd, COMMITTEE.own["weights"])
     if name == "bald_diverse" and value == 3e19:  # directions are of length one
         assert jnp.isfinite(ask(name, committee=committee).gains).all()
         return
@@ -666,7 +666,7 @@ def test_the_scale_of_a_cover_comes_from_the_features(name, kernel):
         return logits, 1000 * features
 
     found = ask(name, kernel=kernel)
-    far = ask(name, kernel=kernel, committee=deep_ensemble(scaled, COMMITTEE.params))
+    far = ask(name, kernel=kernel, committee=deep_ensemble(scaled, COMMITTEE.own))
     np.testing.assert_array_equal(found.indices, far.indices)
     np.testing.assert_allclose(found.gains, far.gains, rtol=1e-3)
 
@@ -805,7 +805,7 @@ class PytreeCommittee:
     [(name, HostCommittee) for name in [*SOME, "expected_model_change"]] + [("bald", PytreeCommittee)],
 )
 def test_a_committee_of_ones_own(name, kind):
-    own = kind(COMMITTEE.params["weights"])
+    own = kind(COMMITTEE.own["weights"])
     same_query(ask(name, committee=own), ask(name))
     if name == "bald":
         same_query(ask(name, committee=own, pool=np.asarray(POOL)), ask(name))
@@ -814,7 +814,7 @@ def test_a_committee_of_ones_own(name, kind):
 def test_nan_in_a_committee_of_ones_own_is_named_by_its_pool_points():
     pool = POOL.at[33].set(jnp.nan)
     with pytest.raises(NonFiniteError, match=r"in 1 available points \(pool indices \[33\]"):
-        ask("bald", committee=HostCommittee(COMMITTEE.params["weights"]), pool=pool, available=jnp.ones(N, bool))
+        ask("bald", committee=HostCommittee(COMMITTEE.own["weights"]), pool=pool, available=jnp.ones(N, bool))
 
 
 class PerExampleMasks(HostCommittee):
@@ -881,7 +881,7 @@ class MeanOnly(HostCommittee):
     ],
 )
 def test_a_committee_whose_members_are_no_functions_is_refused(kind, error, message):
-    committee = kind(COMMITTEE.params["weights"])
+    committee = kind(COMMITTEE.own["weights"])
     with pytest.raises(error, match=message):
         check_committee(committee, POOL[:8])
     with pytest.raises(error, match=message):
@@ -889,12 +889,12 @@ def test_a_committee_whose_members_are_no_functions_is_refused(kind, error, mess
 
 
 def test_consistent_committees_pass_also_in_half_precision():
-    check_committee(HostCommittee(COMMITTEE.params["weights"]), POOL[:1])
-    for committee in (dropout_committee(), HostCommittee(COMMITTEE.params["weights"])):
+    check_committee(HostCommittee(COMMITTEE.own["weights"]), POOL[:1])
+    for committee in (dropout_committee(), HostCommittee(COMMITTEE.own["weights"])):
         check_committee(committee, POOL[:8])
     half = deep_ensemble(
         lambda w, key, x: (x.astype(jnp.bfloat16) @ w).astype(jnp.float32),
-        COMMITTEE.params["weights"].astype(jnp.bfloat16),
+        COMMITTEE.own["weights"].astype(jnp.bfloat16),
     )
     check_committee(half, POOL[:8])
 
@@ -1047,7 +1047,7 @@ def test_gains_that_overflow_are_an_error_even_so():
         return x @ weights, jnp.where(x[0] > 1, jnp.where(x[1] > 0, 3e19, -3e19), x)
 
     with pytest.raises(NonFiniteError, match=r"gains: expected finite values, .* whose own values are finite"):
-        ask_excluding("k_center", committee=deep_ensemble(odd, COMMITTEE.params["weights"]))
+        ask_excluding("k_center", committee=deep_ensemble(odd, COMMITTEE.own["weights"]))
 
 
 def test_a_prefilter_lets_pass_no_point_whose_score_is_no_number():
@@ -1092,7 +1092,7 @@ def test_a_trace_marks_what_it_cannot_raise():
 
         return jax.jit(run)(weights).gains
 
-    weights = COMMITTEE.params["weights"]
+    weights = COMMITTEE.own["weights"]
     assert np.isnan(gains(weights, "raise")).all()
     np.testing.assert_allclose(gains(weights, "exclude"), ask("bald", available=FINE).gains, rtol=1e-5)
     assert np.isnan(gains(weights, "exclude", query_size=int(FINE.sum()) + 1)).all()

@@ -13,9 +13,11 @@ import pytest
 from flax import linen, nnx
 
 from bdal import training as module
-from bdal.adapters import from_linen, from_nnx, nnx_init
 from bdal.errors import LabelError
-from bdal.training import Trained, Training, compile_fit, train
+from bdal.likelihood import categorical
+from bdal.model import Model, model_from_functions, model_from_linen, model_from_nnx
+from bdal.training import CompiledFit, Learned, Training, learn, train
+from bdal.types import TrainingData
 from tests.compilations import count_compilations
 
 KEY = jax.random.key(0)
@@ -58,11 +60,12 @@ SCHEDULE = Training(
 )
 
 
-def fit_by(training):
-    def run(key, inputs, labels, count, validation):
-        return train(key, init, apply, inputs, labels, count, validation, training)
+MODEL = model_from_functions(init, apply)
 
-    return compile_fit(run, init, apply)
+
+def fit_by(training, model=MODEL):
+    """`learn` as a fit: `Learned` in the place of a committee."""
+    return CompiledFit(lambda key, data: learn(key, model, categorical(), data, training), model, categorical())
 
 
 compiled = fit_by(SCHEDULE)  # all tests share its programs
@@ -70,7 +73,16 @@ compiled = fit_by(SCHEDULE)  # all tests share its programs
 
 def fit(key=KEY, *, data=None, count=40, validation=None):
     inputs, labels = clouds(0, 40) if data is None else data
-    return compiled(key, inputs, labels, count, validation)
+    return compiled(key, TrainingData(inputs, labels, count, validation))
+
+
+def learned(init, apply, data, training, **options):
+    """`learn` of a network as functions, from `KEY`."""
+    return learn(KEY, model_from_functions(init, apply), categorical(), TrainingData(*data), training, **options)
+
+
+def params_of(learned):
+    return learned.variables.params
 
 
 # -- what is minimised, and how ---------------------------------------------------------------------------------------
@@ -79,8 +91,8 @@ def fit(key=KEY, *, data=None, count=40, validation=None):
 def test_separable_data_are_learned():
     trained = fit()
     inputs, labels = clouds(1, 200)
-    assert nll_of(trained.params, inputs, labels) < 0.1 < nll_of(init(KEY), inputs, labels)
-    predicted = jax.vmap(lambda x: apply(trained.params, None, x)[0])(inputs).argmax(-1)
+    assert nll_of(params_of(trained), inputs, labels) < 0.1 < nll_of(init(KEY), inputs, labels)
+    predicted = jax.vmap(lambda x: apply(params_of(trained), None, x)[0])(inputs).argmax(-1)
     np.testing.assert_array_equal(predicted, labels)
 
 
@@ -88,11 +100,11 @@ def test_separable_data_are_learned():
 def test_a_single_row_is_trained_by_adamw(weight_decay):
     """With one real row every minibatch is that row, so AdamW (Loshchilov & Hutter, ICLR 2019) can be written out."""
     start, x, label, rate = np.array([[0.5, -0.2, 0.1], [0.3, 0.0, -0.4]]), np.array([1.0, 2.0]), 1, 0.05
-    inputs, labels = np.full((3, 2), np.nan, np.float32), np.array([label, 7, -1])
+    inputs, labels = np.full((3, 2), np.nan, np.float32), np.array([label, 7, -1])  # rows that are not real: anything
     inputs[0] = x
     training = Training(steps=6, batch_size=4, learning_rate=rate, weight_decay=weight_decay)
-    trained = train(
-        KEY, lambda key: jnp.asarray(start, jnp.float32), lambda w, key, x: x @ w, inputs, labels, 1, None, training
+    trained = learned(
+        lambda key: jnp.asarray(start, jnp.float32), lambda w, key, x: x @ w, (inputs, labels, 1), training
     )
     w, first, second = start.copy(), 0.0, 0.0
     for step in range(1, 7):
@@ -101,18 +113,18 @@ def test_a_single_row_is_trained_by_adamw(weight_decay):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         direction = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         w = w - rate * (direction + weight_decay * w)
-    np.testing.assert_allclose(trained.params, w, atol=1e-5)  # 1 − 0.999 in float32
-    assert trained.step == 6
-    assert np.isnan(trained.validation_nll)
+    np.testing.assert_allclose(params_of(trained), w, atol=1e-5)  # 1 − 0.999 in float32
+    assert trained.info["steps"] == trained.info["best_step"] == 6
+    assert np.isnan(trained.info["validation_nll"])
+    assert not trained.info["diverged"]
 
 
 def test_all_real_rows_are_drawn_and_no_others():
     """Row i is the i-th unit vector, so only its own weights move."""
     training = Training(steps=30, batch_size=8)
-    trained = train(
-        KEY, lambda key: jnp.ones((10, 2)), lambda w, key, x: x @ w, jnp.eye(10), jnp.zeros(10, int), 6, None, training
-    )
-    moved = np.asarray(trained.params != 1).any(1)
+    data = jnp.eye(10), jnp.zeros(10, int), 6
+    trained = learned(lambda key: jnp.ones((10, 2)), lambda w, key, x: x @ w, data, training)
+    moved = np.asarray(params_of(trained) != 1).any(1)
     np.testing.assert_array_equal(moved, np.arange(10) < 6)
 
 
@@ -124,24 +136,24 @@ def test_rows_beyond_count_never_matter():
     same_bits(fit(count=25, data=(garbage, wrong), validation=validation), fit(count=25, validation=validation))
     cut = fit(count=25, data=(inputs[:25], labels[:25]), validation=validation)
     close(fit(count=25, validation=validation), cut, 1e-6)
-    assert np.abs(fit(count=26).params["w"] - fit(count=25).params["w"]).max() > 1e-5
+    assert np.abs(params_of(fit(count=26))["w"] - params_of(fit(count=25))["w"]).max() > 1e-5
 
 
 @pytest.mark.parametrize("validation", [None, clouds(2, 20)], ids=["all steps", "validated"])
 def test_without_labels_the_fresh_network_comes_back(validation):
     """Bit for bit, weight decay or not, and whatever stands in the rows that are not real."""
     garbage = (np.full((40, 2), np.nan, np.float32), np.full(40, -5, np.int32))
-    fresh = jax.tree.map(np.asarray, fit(count=0, validation=validation).params)
-    same_bits(fit(count=0, validation=validation, data=garbage).params, fresh)
+    fresh = jax.tree.map(np.asarray, params_of(fit(count=0, validation=validation)))
+    same_bits(params_of(fit(count=0, validation=validation, data=garbage)), fresh)
     same_bits(fresh["b"], np.zeros(16))
-    another = fit(jax.random.key(1), count=0, validation=validation).params
+    another = params_of(fit(jax.random.key(1), count=0, validation=validation))
     assert np.abs(another["w"] - fresh["w"]).max() > 0.1
 
 
 def test_without_labels_no_bit_of_the_initialisation_changes():
     constant = {"w": jnp.full((2, 16), -0.1), "b": jnp.full(16, 0.3), "head": jnp.full((16, 2), 1e-8)}
     garbage = (np.full((40, 2), np.nan, np.float32), np.full(40, -5, np.int32))
-    same_bits(train(KEY, lambda key: constant, apply, *garbage, 0, clouds(2, 20), SCHEDULE).params, constant)
+    same_bits(params_of(learned(lambda key: constant, apply, (*garbage, 0, clouds(2, 20)), SCHEDULE)), constant)
 
 
 @pytest.mark.parametrize("flavour", ["nnx", "linen", "own"])
@@ -158,7 +170,7 @@ def test_weight_decay_and_gradients_leave_running_statistics_alone(flavour):
             def __call__(self, x):
                 return self.head(self.norm(x))
 
-        (net_apply, _), make = from_nnx(Net(nnx.Rngs(0))), nnx_init(Net)
+        model = model_from_nnx(Net)
     elif flavour == "linen":
 
         class LinenNet(linen.Module):
@@ -166,23 +178,26 @@ def test_weight_decay_and_gradients_leave_running_statistics_alone(flavour):
             def __call__(self, x, train: bool):
                 return linen.Dense(2)(linen.BatchNorm(use_running_average=not train)(x))
 
-        def make(key):
-            return LinenNet().init(key, inputs, train=False)
-
-        net_apply, _ = from_linen(LinenNet(), make(KEY))
+        model = model_from_linen(LinenNet(), inputs[0])
     else:
 
         def make(key):
             return {"params": jax.random.normal(key, (2, 2)), "stats": {"mean": jnp.ones(2), "seen": jnp.int32(3)}}
 
-        def net_apply(params, key, x):
-            return (x - params["stats"]["mean"]) @ params["params"]
+        model = model_from_functions(make, lambda params, key, x: (x - params["stats"]["mean"]) @ params["params"])
 
-    fresh = jax.jit(make)(jax.random.split(KEY, 3)[0])
-    params = jax.jit(lambda: train(KEY, make, net_apply, inputs, labels, 8, None, training))().params
-    assert jax.tree.structure(params) == jax.tree.structure(fresh)
-    same_bits({n: v for n, v in params.items() if n != "params"}, {n: v for n, v in fresh.items() if n != "params"})
-    moved = jax.tree.map(lambda new, old: np.abs(new - old).max() > 1e-4, params["params"], fresh["params"])
+    fresh = jax.jit(model.init)(jax.random.split(KEY, 3)[0])
+    data = TrainingData(inputs, labels, 8)
+    variables = jax.jit(lambda: learn(KEY, model, categorical(), data, training))().variables
+    assert jax.tree.structure(variables) == jax.tree.structure(fresh)
+    if flavour == "own":  # a dict of collections, as flax has them
+        same_bits(variables.params["stats"], fresh.params["stats"])
+        variables, fresh = ({"params": each.params["params"]} for each in (variables, fresh))
+    else:
+        assert jax.tree.leaves(fresh.state)
+        same_bits(variables.state, fresh.state)
+        variables, fresh = ({"params": each.params} for each in (variables, fresh))
+    moved = jax.tree.map(lambda new, old: np.abs(new - old).max() > 1e-4, variables, fresh)
     assert all(jax.tree.leaves(moved))
 
 
@@ -194,9 +209,8 @@ def test_every_row_of_every_minibatch_has_noise_of_its_own(steps):
         return jnp.stack([t[jax.random.randint(key, (), 0, 64)], 0.0])
 
     training = Training(steps=steps, batch_size=64)
-    moved = jax.jit(
-        lambda: train(KEY, lambda key: jnp.zeros(64), noisy, jnp.zeros((1, 1)), jnp.zeros(1, int), 1, None, training)
-    )().params
+    data = jnp.zeros((1, 1)), jnp.zeros(1, int), 1
+    moved = params_of(jax.jit(lambda: learned(lambda key: jnp.zeros(64), noisy, data, training))())
     expected = 64 * (1 - np.exp(-steps))
     assert abs(np.sum(moved != 0) - expected) < 8
 
@@ -208,11 +222,10 @@ def test_validation_averages_the_prediction_over_masks():
         side = 0.0 if key is None else 20.0 * jax.random.bernoulli(key) - 10.0
         return jnp.stack([side, 0.0]) + 0.0 * params
 
-    validation = (jnp.zeros((3, 1)), jnp.zeros(3, int))
-    data = (KEY, lambda key: jnp.float32(0), coin, jnp.zeros((1, 1)), jnp.zeros(1, int), 0, validation)
-    noisy = train(*data, Training(steps=1, validation_samples=512)).validation_nll
-    np.testing.assert_allclose(noisy, np.log(2), atol=0.1)
-    np.testing.assert_allclose(train(*data, Training(steps=1)).validation_nll, np.log(2), rtol=1e-6)  # no noise: ½
+    data = jnp.zeros((1, 1)), jnp.zeros(1, int), 0, (jnp.zeros((3, 1)), jnp.zeros(3, int))
+    run = partial(learned, lambda key: jnp.float32(0), coin, data, Training(steps=1))
+    np.testing.assert_allclose(run(masks=512).info["validation_nll"], np.log(2), atol=0.1)
+    np.testing.assert_allclose(run().info["validation_nll"], np.log(2), rtol=1e-6)  # no noise: ½
 
 
 # -- early stopping ---------------------------------------------------------------------------------------------------
@@ -244,6 +257,7 @@ def by_the_rule(table, training):
     return (best if best_nll < np.inf else step), best_nll
 
 
+CLOCK = model_from_functions(lambda key: jnp.float32(0), clock)
 schedule = partial(Training, steps=STEPS, batch_size=2, learning_rate=RATE)
 SCHEDULES = {
     "every step": schedule(min_steps=0, eval_every=1, patience=3),
@@ -259,17 +273,17 @@ TABLES[2, 4:] = np.nan
 
 
 def run_clock(table, training):
-    zeros = (jnp.zeros((1, STEPS + 1)), jnp.zeros(1, int))
-    return train(KEY, lambda key: jnp.float32(0), clock, *zeros, 1, (table[None], jnp.zeros(1, int)), training)
+    data = TrainingData(jnp.zeros((1, STEPS + 1)), jnp.zeros(1, int), 1, (table[None], jnp.zeros(1, int)))
+    return learn(KEY, CLOCK, categorical(), data, training)
 
 
 @pytest.mark.parametrize("training", SCHEDULES.values(), ids=SCHEDULES)
 def test_stops_by_the_rule_and_restores_the_best(training):
     trained = jax.jit(jax.vmap(lambda table: run_clock(table, training)))(TABLES)
     expected = [by_the_rule(table, training) for table in TABLES]
-    np.testing.assert_array_equal(trained.step, [step for step, _ in expected])
-    np.testing.assert_allclose(trained.validation_nll, [nll for _, nll in expected], rtol=1e-4)
-    np.testing.assert_allclose(trained.params, trained.step * RATE, rtol=1e-2)
+    np.testing.assert_array_equal(trained.info["best_step"], [step for step, _ in expected])
+    np.testing.assert_allclose(trained.info["validation_nll"], [nll for _, nll in expected], rtol=1e-4)
+    np.testing.assert_allclose(params_of(trained), trained.info["best_step"] * RATE, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["every step", "not before", "once"])
@@ -278,9 +292,9 @@ def test_stepped_from_python_the_rule_is_the_same(name, monkeypatch):
     for table in TABLES[:6]:
         trained = run_clock(jnp.asarray(table), SCHEDULES[name])
         step, nll = by_the_rule(table, SCHEDULES[name])
-        assert trained.step == step
-        np.testing.assert_allclose(trained.validation_nll, nll, rtol=1e-4)
-        np.testing.assert_allclose(trained.params, step * RATE, rtol=1e-2)
+        assert trained.info["best_step"] == step
+        np.testing.assert_allclose(trained.info["validation_nll"], nll, rtol=1e-4)
+        np.testing.assert_allclose(params_of(trained), step * RATE, rtol=1e-2)
 
 
 def test_it_really_stops(monkeypatch):
@@ -295,10 +309,11 @@ def test_it_really_stops(monkeypatch):
 
         return run
 
-    step, look = module._programs(clock, schedule)
-    monkeypatch.setattr(module, "_programs", lambda *_: (counted("step", step), counted("look", look)))
+    real = module._programs
+    monkeypatch.setattr(module, "_programs", lambda how: map(counted, ("step", "look"), real(how)))
     monkeypatch.setattr(module, "steps_from_python", lambda *_: True)
-    assert run_clock(jnp.asarray(TABLES[1]), schedule).step == 10
+    info = run_clock(jnp.asarray(TABLES[1]), schedule).info
+    assert (info["steps"], info["best_step"]) == (14, 10)
     assert taken.count("step") == 14
     assert taken.count("look") == 7
 
@@ -307,24 +322,24 @@ def test_the_parameters_that_come_back_are_those_of_the_best_step():
     inputs, labels = clouds(2, 20)
     against = (inputs, 1 - labels)  # the better the network, the worse this
     trained = fit(validation=against)
-    assert trained.step == SCHEDULE.min_steps == 5
-    np.testing.assert_allclose(nll_of(trained.params, *against), trained.validation_nll, rtol=1e-5)
-    first_steps = fit_by(replace(SCHEDULE, steps=5))(KEY, *clouds(0, 40), 40, None)
-    close(trained.params, first_steps.params, 1e-6)
+    assert trained.info["best_step"] == SCHEDULE.min_steps == 5
+    np.testing.assert_allclose(nll_of(params_of(trained), *against), trained.info["validation_nll"], rtol=1e-5)
+    first_steps = fit_by(replace(SCHEDULE, steps=5))(KEY, TrainingData(*clouds(0, 40), 40))
+    close(params_of(trained), params_of(first_steps), 1e-6)
     better = fit(validation=(inputs, labels))
-    np.testing.assert_allclose(nll_of(better.params, inputs, labels), better.validation_nll, rtol=1e-4)
-    assert better.step == SCHEDULE.steps
-    close(better.params, fit().params, 1e-6)
+    np.testing.assert_allclose(nll_of(params_of(better), inputs, labels), better.info["validation_nll"], rtol=1e-4)
+    assert better.info["best_step"] == SCHEDULE.steps
+    close(params_of(better), params_of(fit()), 1e-6)
 
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_without_validation_points_all_steps_are_taken(empty):
     nothing = (np.zeros((0, 2), np.float32), np.zeros(0, np.int32)) if empty else None
     trained = fit(validation=nothing)
-    assert isinstance(trained, Trained)
-    assert trained.step == SCHEDULE.steps
-    assert np.isnan(trained.validation_nll)
-    same_bits(trained.params, fit().params)
+    assert isinstance(trained, Learned)
+    assert trained.info["best_step"] == SCHEDULE.steps
+    assert np.isnan(trained.info["validation_nll"])
+    same_bits(trained.variables, fit().variables)
 
 
 @pytest.mark.parametrize("on_host", [False, True])
@@ -332,10 +347,12 @@ def test_a_diverged_training_does_not_come_back_as_its_initial_parameters(on_hos
     if on_host:
         monkeypatch.setattr("bdal.training.steps_from_python", lambda *_: True)
     inputs, labels = clouds(0, 40)
-    trained = train(KEY, init, apply, inputs * np.nan, labels, 40, (inputs, labels), replace(SCHEDULE, steps=20))
-    assert trained.validation_nll == np.inf
-    assert trained.step == SCHEDULE.patience * SCHEDULE.eval_every
-    assert np.isnan(nll_of(trained.params, inputs, labels))
+    data = inputs * np.nan, labels, 40, (inputs, labels)
+    trained = learned(init, apply, data, replace(SCHEDULE, steps=20))
+    assert trained.info["validation_nll"] == np.inf
+    assert trained.info["diverged"]
+    assert trained.info["steps"] == trained.info["best_step"] == SCHEDULE.patience * SCHEDULE.eval_every
+    assert np.isnan(nll_of(params_of(trained), inputs, labels))
 
 
 # -- transformations, programs ----------------------------------------------------------------------------------------
@@ -347,12 +364,13 @@ def test_vmap_over_keys_and_labelled_sets_is_a_loop():
     labels[:5] = 1 - labels[:5]  # some are wrong: at first the network gets better, then too sure of itself
     counts = np.array([40, 30, 20, 3], np.int32)
     data = [np.stack(parts) for parts in zip(*(clouds(seed, 40) for seed in range(4)), strict=True)]
-    many = jax.jit(jax.vmap(compiled, in_axes=(0, 0, 0, 0, None)))(keys, *data, counts, (inputs, labels))
+    axes = TrainingData(0, 0, 0, None, None, None)
+    many = jax.jit(jax.vmap(compiled, in_axes=(0, axes)))(keys, TrainingData(*data, counts, (inputs, labels)))
     alone = [
         fit(key, data=clouds(seed, 40), count=counts[seed], validation=(inputs, labels))
         for seed, key in enumerate(keys)
     ]
-    assert len({int(one.step) for one in alone}) > 1  # every one stops on its own
+    assert len({int(one.info["best_step"]) for one in alone}) > 1  # every one stops on its own
     for seed, one in enumerate(alone):
         close(jax.tree.map(lambda leaf: leaf[seed], many), one, 1e-5)  # noqa: B023
 
@@ -360,19 +378,19 @@ def test_vmap_over_keys_and_labelled_sets_is_a_loop():
 def test_compiles_once_for_all_counts_keys_and_labels():
     keys = jax.random.split(jax.random.key(3), 4)
     run = fit_by(replace(SCHEDULE, steps=12))
-    calls = [(keys[i], *clouds(i, 40), np.int32(10 * i), clouds(9 + i, 20)) for i in range(4)]
+    calls = [(keys[i], TrainingData(*clouds(i, 40), np.int32(10 * i), clouds(9 + i, 20))) for i in range(4)]
     results = []
     for i, call in enumerate(calls):
         with count_compilations() as compilations:
             results.append(run(*call))
         assert bool(compilations) == (i == 0)
     same_bits(results[1], run(*calls[1]))
-    assert np.abs(results[1].params["w"] - results[2].params["w"]).max() > 1e-3
+    assert np.abs(params_of(results[1])["w"] - params_of(results[2])["w"]).max() > 1e-3
 
 
 def test_the_same_key_gives_the_same_bits_and_another_key_does_not():
     same_bits(fit(), fit())
-    assert np.abs(fit(jax.random.key(1)).params["w"] - fit().params["w"]).max() > 1e-2
+    assert np.abs(params_of(fit(jax.random.key(1)))["w"] - params_of(fit())["w"]).max() > 1e-2
 
 
 def test_keys_of_the_old_kind():
@@ -389,7 +407,7 @@ def test_inputs_may_be_a_pytree_of_numpy():
 
     (inputs, labels), (others, other_labels) = clouds(0, 40), clouds(2, 20)
     data = split(inputs), labels, 40, (split(others), other_labels)
-    close(train(KEY, init, of_dict, *data, SCHEDULE), fit(validation=(others, other_labels)), 1e-5)
+    close(learned(init, of_dict, data, SCHEDULE), fit(validation=(others, other_labels)), 1e-5)
 
 
 # -- XLA's convolutions on a CPU --------------------------------------------------------------------------------------
@@ -416,33 +434,31 @@ def test_convolutions_are_stepped_from_python_and_the_result_is_the_same(monkeyp
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     training = Training(steps=10, min_steps=0, batch_size=4, eval_every=2, patience=2, learning_rate=1e-2)
 
-    def run(key, inputs, labels, count, validation):
-        return train(key, image_init, image_apply, inputs, labels, count, validation, training)
-
+    model = model_from_functions(image_init, image_apply)
     called = []
-    monkeypatch.setattr(
-        module, "_stepped", lambda *args, real=module._stepped: (called.append("python"), real(*args))[1]
-    )
-    args = KEY, *images(0, 6), 5, images(1, 6)
-    stepped = compile_fit(run, image_init, image_apply)(*args)
+    real = module._programs
+    monkeypatch.setattr(module, "_programs", lambda how: (called.append("python"), real(how))[1])
+    data = TrainingData(*images(0, 6), 5, images(1, 6))
+    stepped = fit_by(training, model)(KEY, data)
     with count_compilations() as compilations:
-        again = compile_fit(run, image_init, image_apply)(KEY, *images(0, 6), 5, images(1, 6))
+        again = fit_by(training, model)(KEY, TrainingData(*images(0, 6), 5, images(1, 6)))
     same_bits(again, stepped)
     assert not compilations
     assert len(called) == 2
-    monkeypatch.setattr(module, "has_convolution", lambda *_: False)
-    looped = compile_fit(run, image_init, image_apply)(*args)
+    monkeypatch.setattr(module, "steps_from_python", lambda *_: False)
+    looped = fit_by(training, model)(KEY, data)
     assert len(called) == 2
     close(stepped, looped, 1e-4)
-    assert 0 < stepped.step <= 10
+    assert 0 < stepped.info["best_step"] <= stepped.info["steps"] <= 10
 
 
 def test_where_the_loop_is_left_to_python(monkeypatch):
+    image_model = model_from_functions(image_init, image_apply)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert module.steps_from_python(image_init, image_apply, images(0, 6)[0])
-    assert not module.steps_from_python(init, apply, clouds(0, 6)[0])
+    assert module.leaves_loop_to_python(image_model, images(0, 6)[0])
+    assert not module.leaves_loop_to_python(MODEL, clouds(0, 6)[0])
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not module.steps_from_python(image_init, image_apply, images(0, 6)[0])
+    assert not module.leaves_loop_to_python(image_model, images(0, 6)[0])
 
 
 # -- misuse -----------------------------------------------------------------------------------------------------------
@@ -452,9 +468,15 @@ def test_labels_that_are_no_class_of_the_network_are_refused():
     inputs, labels = clouds(0, 40)
     for label in (2, -1):
         wrong = np.where(np.arange(40) == 7, label, labels)
-        for run in (compiled, partial(train, init=init, apply=apply, training=SCHEDULE)):
+        data = TrainingData(inputs, wrong, 8)
+        steps = {"steps": 1, "batch_size": 1}
+        for run in (
+            lambda: compiled(KEY, data),  # noqa: B023
+            lambda: learn(KEY, MODEL, categorical(), data, SCHEDULE),  # noqa: B023
+            lambda: train(KEY, MODEL, categorical(), data, SCHEDULE.optimizer(), **steps),  # noqa: B023
+        ):
             with pytest.raises(LabelError, match=rf"^labels: expected a class in \[0, 2\).*got {label} in row 7$"):
-                run(KEY, inputs=inputs, labels=wrong, count=8, validation=None)
+                run()
         with pytest.raises(LabelError, match=rf"^validation labels: .*got {label} in row 7$"):
             fit(validation=(inputs, wrong))
     fit(data=(inputs, wrong), count=7)
@@ -464,8 +486,11 @@ def test_statistics_that_stay_as_they_are_made_are_warned_of():
     def with_statistics(key):
         return {"params": init(key), "batch_stats": jnp.zeros(2)}
 
-    with pytest.warns(UserWarning, match=r"running statistics \(BatchNorm\), which training does not update"):
-        compile_fit(compiled, with_statistics, apply)
+    flax = model_from_nnx(lambda rngs: nnx.BatchNorm(2, rngs=rngs))
+    for model in (flax, model_from_functions(with_statistics, apply)):
+        with pytest.warns(UserWarning, match=r"running statistics \(BatchNorm\), which training does not update"):
+            fit_by(SCHEDULE, model)
+    fit_by(SCHEDULE, Model(flax.init, flax.apply, lambda variables, key, inputs: (inputs, variables.state)))
 
 
 @pytest.mark.parametrize(
@@ -476,11 +501,10 @@ def test_statistics_that_stay_as_they_are_made_are_warned_of():
         ("eval_every", -1, "eval_every: expected at least 1, got -1"),
         ("patience", 0, "patience: expected at least 1, got 0"),
         ("min_steps", -1, "min_steps: expected at least 0, got -1"),
-        ("validation_samples", -2, "validation_samples: expected at least 0, got -2"),
         ("weight_decay", -0.1, "weight_decay: expected at least 0, got -0.1"),
         ("weight_decay", float("nan"), "weight_decay: expected at least 0, got nan"),
         ("steps", 2.5, "steps: expected a whole number, got 2.5"),
-        ("validation_samples", 8.0, "validation_samples: expected a whole number, got 8.0"),
+        ("patience", 8.0, "patience: expected a whole number, got 8.0"),
         ("learning_rate", 0.0, "learning_rate: expected a number above 0, got 0.0"),
         ("learning_rate", float("nan"), "learning_rate: expected a number above 0, got nan"),
     ],

@@ -25,7 +25,7 @@ def last_layer_gradient_norms(log_probs: jax.Array, features: jax.Array) -> jax.
 
     Args:
       log_probs: `[..., K, C]`.
-      features: `[..., K, D]`, the input of the last layer for each member.
+      features: `[..., K, D]`, the input of the last layer for each member; `[..., 1, D]` where it is the same for all.
 
     Returns:
       `[..., K, C]`.
@@ -46,10 +46,11 @@ def last_layer_gradient_norms(log_probs: jax.Array, features: jax.Array) -> jax.
 def _checked(log_probs, features) -> tuple[jax.Array, jax.Array]:
     log_probs = check_log_probs(log_probs)
     features = check_floating(features, "features")
-    if features.ndim != log_probs.ndim or features.shape[:-1] != log_probs.shape[:-1]:
+    shapes = (log_probs.shape[:-1], (*log_probs.shape[:-2], 1))
+    if features.ndim != log_probs.ndim or features.shape[:-1] not in shapes:
         raise ValueError(
-            f"features must have shape [..., K, D] with the leading axes of log_probs {log_probs.shape}, "
-            f"got {features.shape}{axis_order(log_probs.shape, (features.shape or (0,))[0], 'log_probs')}"
+            f"features must have shape [..., K, D] with the leading axes of log_probs {log_probs.shape}, or "
+            f"[..., 1, D], got {features.shape}{axis_order(log_probs.shape, (features.shape or (0,))[0], 'log_probs')}"
         )
     check_finite(features, "features")
     return log_probs, features
@@ -165,7 +166,7 @@ def last_layer_fisher_trace(
 
     Args:
       log_probs: `[..., K, C]`.
-      features: `[..., K, D]`, the input of the last layer for each member; its bias is the + 1.
+      features: `[..., K, D]` or `[..., 1, D]`, the input of the last layer for each member; its bias is the + 1.
       labels: who says what the label may be, "committee" or "member".
 
     Returns:

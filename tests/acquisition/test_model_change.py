@@ -124,8 +124,8 @@ def test_misuse_is_named():
     _, _, features, log_probs = layers(6)
     with pytest.raises(ValueError, match=r"features must have shape \[\.\.\., K, D\].*got \(8, 7\)"):
         last_layer_gradient_norms(log_probs, features[:, 0])
-    with pytest.raises(ValueError, match=r"features must have shape.*got \(8, 1, 7\)"):
-        last_layer_gradient_norms(log_probs, features[:, :1])
+    with pytest.raises(ValueError, match=r"features must have shape.*got \(8, 2, 7\)"):
+        last_layer_gradient_norms(log_probs, features[:, :2])
     with pytest.raises(NonFiniteError, match=r"features: 1 of 8 rows is NaN or infinite \(row 2\)"):
         last_layer_gradient_norms(log_probs, features.at[2, 1, 0].set(jnp.inf))
     norms = last_layer_gradient_norms(log_probs, features)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bdal.adapters import from_nnx
-from bdal.committee import has_convolution, mc_dropout
+from bdal.backend import has_convolution
+from bdal.committee import mc_dropout
+from bdal.model import from_nnx
 from bdal.models import CNN
 
 NET = CNN(10, rngs=nnx.Rngs(0))
@@ -31,14 +32,14 @@ def by_xla(params, images):
 
 def test_parameters_are_those_of_the_paper():
     _, params = from_nnx(NET)
-    shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(params["params"]))
+    shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(params.params))
     assert shapes == {
         "conv1": {"kernel": (5, 5, 1, 32), "bias": (32,)},
         "conv2": {"kernel": (5, 5, 32, 64), "bias": (64,)},
         "dense": {"kernel": (1024, 128), "bias": (128,)},
         "head": {"kernel": (128, 10), "bias": (10,)},
     }
-    assert not jax.tree.leaves(params["state"])
+    assert not jax.tree.leaves(params.state)
 
 
 def test_without_a_key_it_is_the_network_in_xla():
@@ -46,7 +47,7 @@ def test_without_a_key_it_is_the_network_in_xla():
     logits, features = jax.jit(jax.vmap(lambda x: apply(params, None, x)))(IMAGES)
     assert logits.shape == (3, 10)
     assert features.shape == (3, 128)
-    expected_logits, expected_features = jax.jit(by_xla)(params["params"], IMAGES)
+    expected_logits, expected_features = jax.jit(by_xla)(params.params, IMAGES)
     np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(features, expected_features, rtol=1e-4, atol=1e-5)
     assert np.abs(np.diff(logits, axis=0)).max() > 1e-3

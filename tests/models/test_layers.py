@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bdal.committee import has_convolution
+from bdal.backend import has_convolution
 from bdal.models.layers import Conv, max_pool
 
 SHAPES = [(6, 5, 1, 4, 3), (5, 9, 3, 2, 5), (4, 4, 2, 3, 1)]  # H, W, I, O, kernel size

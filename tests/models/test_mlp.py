@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bdal.adapters import from_nnx
 from bdal.committee import mc_dropout
+from bdal.model import from_nnx
 from bdal.models import MLP
 
 

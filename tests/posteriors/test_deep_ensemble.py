@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from bdal import training as training_module
+from bdal.backend import trains_side_by_side
 from bdal.committee import Committee
+from bdal.model import model_from_functions
 from bdal.posteriors import fit_deep_ensemble
-from bdal.posteriors.deep_ensemble import prefers_vmap
 from bdal.training import Training
+from bdal.types import TrainingData
 from tests.compilations import count_compilations
 
 K, C = 3, 3
@@ -47,7 +49,8 @@ def with_dropout(params, key, x):
     return h @ params["head"], h
 
 
-fit = fit_deep_ensemble(init, apply, num_members=K, training=TRAINING)  # all tests share its programs
+MODEL = model_from_functions(init, apply)
+fit = fit_deep_ensemble(MODEL, members=K, training=TRAINING)  # all tests share its programs
 
 
 def close(actual, expected, tolerance):
@@ -60,11 +63,13 @@ def accuracy(committee, inputs, labels):
 
 
 def test_ends_in_a_committee_of_k_networks_that_have_learned():
-    committee = fit(KEY, *clouds(0, 40), 40, clouds(1, 20))
+    committee = fit(KEY, TrainingData(*clouds(0, 40), 40, clouds(1, 20)))
     inputs, labels = clouds(2, 60)
     assert isinstance(committee, Committee)
     assert committee.num_members == K
-    assert committee.keys is None
+    assert committee.shared is None
+    assert committee.noise is None
+    assert {name: value.shape for name, value in committee.info.items()} == dict.fromkeys(committee.info, (K,))
     log_probs = committee.log_probs(inputs)
     assert log_probs.shape == (60, K, C)
     assert np.abs(np.diff(log_probs, axis=1)).max((0, 2)).min() > 1e-2  # from different initialisations
@@ -72,17 +77,18 @@ def test_ends_in_a_committee_of_k_networks_that_have_learned():
 
 
 def test_one_at_a_time_is_side_by_side():
-    data = (*clouds(0, 40), 30, clouds(1, 20))
-    one_at_a_time = fit_deep_ensemble(init, apply, num_members=K, training=TRAINING, one_at_a_time=True)
-    assert prefers_vmap(init)
-    close(one_at_a_time(KEY, *data).params, fit(KEY, *data).params, 1e-4)
+    data = TrainingData(*clouds(0, 40), 30, clouds(1, 20))
+    one_at_a_time = fit_deep_ensemble(MODEL, members=K, training=TRAINING, one_at_a_time=True)
+    assert trains_side_by_side(MODEL.init)
+    close(one_at_a_time(KEY, data).own, fit(KEY, data).own, 1e-4)
 
 
 def test_an_ensemble_of_dropout_networks():
-    fit_masks = fit_deep_ensemble(init, with_dropout, num_members=2, training=TRAINING, masks=3)
-    committee = fit_masks(KEY, *clouds(0, 40), 30, None)
+    fit_masks = fit_deep_ensemble(model_from_functions(init, with_dropout), members=2, training=TRAINING, masks=3)
+    committee = fit_masks(KEY, TrainingData(*clouds(0, 40), 30))
     assert committee.num_members == 2 * 3
-    head = np.asarray(committee.params["head"]).reshape(2, 3, 16, C)  # [K, M, ...]
+    assert committee.info["steps"].shape == (2 * 3,)
+    head = np.asarray(committee.own.params["head"]).reshape(2, 3, 16, C)  # [K, M, ...]
     np.testing.assert_array_equal(head, np.repeat(head[:, :1], 3, axis=1))
     assert np.abs(head[0] - head[1]).max() > 1e-2
     log_probs = np.asarray(committee.log_probs(clouds(2, 60)[0]))
@@ -113,9 +119,11 @@ def clock(params, key, x):
 def test_every_member_stops_on_its_own_validation_curve(one_at_a_time):
     training = Training(steps=STEPS, min_steps=0, batch_size=2, eval_every=2, patience=2, learning_rate=RATE)
     table = np.random.default_rng(0).normal(size=STARTS * (STEPS + 1)).astype(np.float32)
-    fit_clocks = fit_deep_ensemble(clock_init, clock, num_members=8, training=training, one_at_a_time=one_at_a_time)
+    model = model_from_functions(clock_init, clock)
+    fit_clocks = fit_deep_ensemble(model, members=8, training=training, one_at_a_time=one_at_a_time)
     validation = (table[None], np.zeros(1, np.int32))
-    params = fit_clocks(KEY, np.zeros((1, table.size), np.float32), np.zeros(1, np.int32), 1, validation).params
+    data = TrainingData(np.zeros((1, table.size), np.float32), np.zeros(1, np.int32), 1, validation)
+    params = fit_clocks(KEY, data).own.params
     stops = set()
     for start, t in zip(np.asarray(params["start"]), np.asarray(params["t"]), strict=True):
         curve = table.reshape(STARTS, STEPS + 1)[start, 2::2]  # logits of the true class: the higher, the better
@@ -130,29 +138,30 @@ def test_every_member_stops_on_its_own_validation_curve(one_at_a_time):
     assert len(stops) > 2
 
 
-@pytest.mark.parametrize("num_members", [1, K])
-def test_a_class_without_labels(num_members):
-    fit_some = fit if num_members == K else fit_deep_ensemble(init, apply, num_members=1, training=TRAINING)
-    committee = fit_some(KEY, *clouds(0, 40, classes=(0, 2)), 40, clouds(1, 20))
+@pytest.mark.parametrize("members", [1, K])
+def test_a_class_without_labels(members):
+    fit_some = fit if members == K else fit_deep_ensemble(MODEL, members=1, training=TRAINING)
+    committee = fit_some(KEY, TrainingData(*clouds(0, 40, classes=(0, 2)), 40, clouds(1, 20)))
     log_probs = committee.log_probs(clouds(2, 30)[0])
-    assert log_probs.shape == (30, num_members, C)
+    assert log_probs.shape == (30, members, C)
     assert np.isfinite(log_probs).all()
     assert accuracy(committee, *clouds(2, 60, classes=(0, 2))) > 0.95
 
 
 def test_no_labels_at_all():
-    committee = fit(KEY, np.full((40, 2), np.nan, np.float32), np.zeros(40, np.int32), 0, clouds(1, 20))
+    nothing = TrainingData(np.full((40, 2), np.nan, np.float32), np.zeros(40, np.int32), 0, clouds(1, 20))
+    committee = fit(KEY, nothing)
     assert committee.num_members == K
     assert np.isfinite(committee.log_probs(clouds(2, 5)[0])).all()
-    np.testing.assert_array_equal(committee.params["b"], 0)
+    np.testing.assert_array_equal(committee.own.params["b"], 0)
 
 
 def test_compiles_once():
     params = []
     for s in range(3):
-        key, data = jax.random.fold_in(KEY, s), (*clouds(s, 40), np.int32(10 * s), clouds(s + 5, 20))
+        key, data = jax.random.fold_in(KEY, s), TrainingData(*clouds(s, 40), np.int32(10 * s), clouds(s + 5, 20))
         with count_compilations() as compilations:
-            params.append(fit(key, *data).params)
+            params.append(fit(key, data).own.params)
         assert s == 0 or not compilations
     assert np.abs(params[1]["w"] - params[2]["w"]).max() > 1e-2
 
@@ -172,26 +181,26 @@ def test_convolutions_of_xla_are_trained_member_by_member_from_python(monkeypatc
     images, labels = rng.normal(size=(6, 1, 4, 4)).astype(np.float32), rng.integers(0, 2, 6).astype(np.int32)
     training = Training(steps=6, min_steps=0, batch_size=4, eval_every=2, patience=2, learning_rate=1e-2)
     taken = []
-    monkeypatch.setattr(
-        training_module, "_stepped", lambda *args, real=training_module._stepped: (taken.append(1), real(*args))[1]
-    )
+    real = training_module._programs
+    monkeypatch.setattr(training_module, "_programs", lambda how: (taken.append(1), real(how))[1])
 
     def run():
-        fit_images = fit_deep_ensemble(image_init, image_apply, num_members=2, training=training)
-        return fit_images(KEY, images, labels, 5, (images, labels))
+        model = model_from_functions(image_init, lambda *args: image_apply(*args))  # traced anew
+        fit_images = fit_deep_ensemble(model, members=2, training=training)
+        return fit_images(KEY, TrainingData(images, labels, 5, (images, labels)))
 
     stepped = run()
     assert len(taken) == 2
     assert stepped.log_probs(images).shape == (6, 2, 2)
-    monkeypatch.setattr(training_module, "has_convolution", lambda *_: False)
-    close(stepped.params, run().params, 1e-4)
+    monkeypatch.setattr(training_module, "steps_from_python", lambda *_: False)
+    close(stepped.own, run().own, 1e-4)
     assert len(taken) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"num_members": 0}, {"num_members": 2, "masks": 0}])
+@pytest.mark.parametrize("wrong", [{"members": 0}, {"members": 2, "masks": 0}])
 def test_an_ensemble_of_nobody_is_refused(wrong):
     with pytest.raises(ValueError, match=f"{list(wrong)[-1]} must be at least 1, got 0"):
-        fit_deep_ensemble(init, apply, **wrong)
+        fit_deep_ensemble(MODEL, **wrong)
 
 
 def test_where_members_are_trained_side_by_side(monkeypatch):
@@ -199,7 +208,7 @@ def test_where_members_are_trained_side_by_side(monkeypatch):
         return lambda key: {"w": jnp.zeros(size)}
 
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert prefers_vmap(of_size(2**16))
-    assert not prefers_vmap(of_size(2**16 + 1))
+    assert trains_side_by_side(of_size(2**16))
+    assert not trains_side_by_side(of_size(2**16 + 1))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert prefers_vmap(of_size(2**16 + 1))
+    assert trains_side_by_side(of_size(2**16 + 1))
