@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bdal.model import Model, model_from_nnx
+from bdal.models.layers import check_dropout
 from bdal.pool import unit
 
 
@@ -47,12 +48,15 @@ class MLP(nnx.Module):
 def mlp(
     shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25
 ) -> Model:
-    """A `Model` of `MLP` for inputs of a shape.
+    """A `Model` of `MLP` for inputs of a shape. ValueError for widths or a dropout that cannot be.
 
     >>> model = mlp((28, 28), 10, hidden=(16,))
     >>> logits, features = model.apply(model.init(jax.random.key(0)), None, jnp.ones((28, 28)))
     >>> logits.shape, features.shape
     ((10,), (16,))
     """
+    if not hidden or not all(isinstance(width, int) and width >= 1 for width in hidden):
+        raise ValueError(f"hidden: expected widths of at least one layer, each at least 1, got {list(hidden)}")
+    check_dropout(dropout)
     make = partial(MLP, math.prod(shape), num_outputs, hidden=tuple(hidden), dropout=dropout)
     return model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)
