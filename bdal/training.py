@@ -122,8 +122,8 @@ def train(
       start: where training starts; None: `model.init` of the key.
 
     Returns:
-      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); then this
-      function must not be traced.
+      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); under a trace they
+      are not, and take 20 times as long.
     """
     init_key, key, watch_key = jax.random.split(key, 3)
     start = model.init(init_key) if start is None else start
@@ -137,7 +137,7 @@ def train(
         watched=() if watch is None else watch.start(watch_key, start),
     )
     every = steps if every is None or watch is None else every
-    if leaves_loop_to_python(model, data.inputs):
+    if is_concrete(key, start, data) and leaves_loop_to_python(model, data.inputs):
         step, see = _programs(how)
         for number in range(1, steps + 1):
             state = step(state, key, data)
@@ -145,7 +145,7 @@ def train(
                 state = see(state, data)
                 if watch.done(state.watched):
                     break
-        return Trained(state.steps, state.variables, state.watched)
+        return Trained(state.variables, state.steps, state.watched)
 
     def goes_on(state):
         return (state.steps < steps) & (True if watch is None else ~watch.done(state.watched))
@@ -305,7 +305,7 @@ def learn(
 
 
 def leaves_loop_to_python(model: Model, inputs) -> bool:
-    """Whether `train` steps from Python, and must not be traced: on a CPU, for networks with XLA's convolutions."""
+    """Whether `train` steps from Python, unless it is traced: on a CPU, for networks with XLA's convolutions."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return steps_from_python(model.apply, jax.eval_shape(model.init, key), key, one_of(inputs))
 
@@ -318,7 +318,7 @@ class CompiledFit:
     any and no `train` of its own, stay as `init` makes them.
 
     Attributes:
-      pure: the same function, that may be traced where `leaves_loop_to_python` does not hold.
+      pure: the same function, that may be traced; better not where `leaves_loop_to_python` holds.
       model, likelihood: what it trains.
     """
 

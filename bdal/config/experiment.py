@@ -300,6 +300,8 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain dicts, lists and scalars, in the form of a config file."""
     tree = _converter.unstructure(experiment)
     tree["comparisons"] = tree.pop("comparisons")  # last, as in a file
+    if not tree["data"]["options"]:
+        del tree["data"]["options"]  # they are of data sets of one's own alone
     return tree
 
 

@@ -20,6 +20,7 @@ from bdal.pool import ABSTAIN
 from bdal.posteriors import GIVEN
 from bdal.store.ledger import settle
 from bdal.strategy import QueryStrategy, make_strategy
+from bdal.training import outputs_shape
 from bdal.types import Fit
 
 
@@ -149,6 +150,16 @@ def _model(experiment: config.Experiment, data: Data, parts: Parts) -> Model | N
         raise ConfigError(f"model.{error}") from error
     if not isinstance(model, Model):
         raise ConfigError(f"model: expected {named.name} to give a bdal.Model, got {described_type(model)}")
+    if named.name in parts.models:
+        try:
+            outputs = outputs_shape(model, categorical(), data.pool)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"model: {named.name} fails on one input of shape {shape}: {reason}") from error
+        if outputs.shape != (data.num_classes,):
+            raise ConfigError(
+                f"model: expected {named.name} to give {data.num_classes} logits, one a class, got shape {outputs.shape}"
+            )
     return model
 
 

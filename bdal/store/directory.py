@@ -269,8 +269,14 @@ def differing_parts(known: dict[str, Any], parts: dict[str, Any]) -> list[str]:
             continue
         for field in sorted(now.keys() | there.keys()):
             if (one := there.get(field)) != (other := now.get(field)):
-                found.append(f"{name}: {field}: {str(one)[:60]} != {str(other)[:60]}")
+                found.append(f"{name}: {field}: {_short(one)} != {_short(other)}")
     return found
+
+
+def _short(value: Any) -> str:
+    """A digest by its first digits, everything else in at most 60 characters."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text[:60]
 
 
 def check_same(
