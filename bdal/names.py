@@ -1,4 +1,4 @@
-"""Names and options of a config: how they are looked up in a table of factories, and what is said where they are not there."""
+"""Names and options of a config: how they are looked up in a table of factories, and what is said where they fail."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -31,7 +31,9 @@ def options_of(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> dict
     return {name: each for name, each in inspect.signature(factory).parameters.items() if name not in given}
 
 
-def check_options(what: str, factory: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...] = ()) -> None:
+def check_options(
+    what: str, factory: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...] = ()
+) -> None:
     """ValueError for an option that a factory does not have, or that it needs and is not there.
 
     >>> check_options("model mlp", lambda shape, *, hidden=3: None, {"hidden": 5}, ("shape",))
@@ -43,8 +45,14 @@ def check_options(what: str, factory: Callable[..., Any], options: Mapping[str, 
         expected = f"options {', '.join(known)}" if known else "no options"
         raise ValueError(f"{what}: expected {expected}, got {unknown[0]!r}")
     for name, each in known.items():
-        if each.default is each.empty and each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) and name not in options:
-            raise ValueError(f"{what}: expected the option {name!r}, got {', '.join(map(repr, options)) or 'no options'}")
+        if (
+            each.default is each.empty
+            and each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+            and name not in options
+        ):
+            raise ValueError(
+                f"{what}: expected the option {name!r}, got {', '.join(map(repr, options)) or 'no options'}"
+            )
 
 
 def check_option(what: str, option: str, value: Any, kind: Any, choices: tuple[str, ...] = ()) -> None:

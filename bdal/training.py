@@ -62,7 +62,6 @@ class Training:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
 
-
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW."""
         return _adamw(self.learning_rate, self.weight_decay)
@@ -103,8 +102,8 @@ class _State(NamedTuple):
 
 
 def train(
-    key: jax.Array, model: Model, likelihood: Likelihood, data: TrainingData, optimizer: optax.GradientTransformation, *,
-    steps: int, batch_size: int, every: int | None = None, watch: Watch | None = None,
+    key: jax.Array, model: Model, likelihood: Likelihood, data: TrainingData, optimizer: optax.GradientTransformation,
+    *, steps: int, batch_size: int, every: int | None = None, watch: Watch | None = None,
     penalty: Callable[[Any, Any], jax.Array] | None = None, start: Variables | None = None,
 ) -> Trained:  # fmt: skip
     """Minimise the mean loss of the first `count` rows, `mean_i −log p(y_i | x_i) + penalty(params, count) / count`.
@@ -122,8 +121,8 @@ def train(
       start: where training starts; None: `model.init` of the key.
 
     Returns:
-      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); under a trace they
-      are not, and take 20 times as long.
+      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); under a
+      trace they are not, and take 20 times as long.
     """
     init_key, key, watch_key = jax.random.split(key, 3)
     start = model.init(init_key) if start is None else start
@@ -230,8 +229,8 @@ def early_stopping(model: Model, likelihood: Likelihood, min_steps: int, patienc
     """A `Watch` that ends training when the validation NLL has not improved for `patience` evaluations.
 
     Its carry is `(key, Best)`. The NLL is that of the averaged prediction, `−log (1/M) Σ_m p_m(y | x)` over M masks,
-    the same at each evaluation; without masks, of the network without noise. Variables from before `min_steps` are never
-    the best.
+    the same at each evaluation; without masks, of the network without noise. Variables from before `min_steps` are
+    never the best.
     """
 
     def start(key, variables):
@@ -356,7 +355,7 @@ class CompiledFit:
         return data._replace(inputs=inputs, labels=labels, validation=validation)
 
     def _rows(self, inputs, labels, count, whose: str):
-        """Inputs `[R, ...]` and labels `[R]`; LabelError if they do not fit. Values are looked at where there are any."""
+        """Inputs `[R, ...]` and labels `[R]`; LabelError if they do not fit, values too, where there are any."""
         check_inputs(inputs, f"{whose}inputs")
         inputs = jax.tree.map(lambda leaf: as_array(leaf, f"{whose}inputs"), inputs)
         labels = as_array(labels, f"{whose}labels")

@@ -11,7 +11,7 @@ import numpy as np
 
 from bdal import config, datasets
 from bdal.config import ABSTAINS
-from bdal.config.parts import Parts
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.errors import ConfigError, described_type
 from bdal.names import check_options
 
@@ -41,7 +41,7 @@ class Data(NamedTuple):
         return self.pool.shape[0]
 
 
-def load(experiment: config.Experiment, given: datasets.Dataset | None = None, parts: Parts = Parts()) -> Data:  # noqa: B008
+def load(experiment: config.Experiment, given: datasets.Dataset | None = None, parts: Parts = NO_PARTS) -> Data:
     """Load the data set, take the subsets and build the pool that the config asks for.
 
     Args:
@@ -113,7 +113,9 @@ def _of_ones_own(wanted: config.Data, given: datasets.Dataset | None, parts: Par
             raise ConfigError(f"data.options: {error}") from error
         given = parts.datasets[wanted.name](**wanted.options)
     if not isinstance(given, datasets.Dataset):
-        raise ConfigError(f"data: expected a bdal.datasets.Dataset, got {described_type(given)}; see bdal.datasets.from_arrays")
+        raise ConfigError(
+            f"data: expected a bdal.datasets.Dataset, got {described_type(given)}; see bdal.datasets.from_arrays"
+        )
     if wanted.classes is not None:
         given = given._replace(class_names=wanted.classes, num_classes=len(wanted.classes))
     return given

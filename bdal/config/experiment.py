@@ -211,7 +211,7 @@ class Experiment:
     together: bool | None = None
     parameters: Literal["none", "last"] = "none"
     data: Data = Data()
-    model: Named | None = Named("mlp")  # noqa: RUF009
+    model: Named | None = Named("mlp")
     training: Training = Training()
     labels: Labels = Labels()
     query: Query = Query()

@@ -30,8 +30,8 @@ class Parts(NamedTuple):
     Attributes:
       models: `(shape, num_outputs, **options) -> bdal.Model`, for inputs of that shape.
       posteriors: `(model, likelihood, training, *, members, **options) -> Fit`; the fit is
-        `(key, TrainingData) -> Committee`, or any object with `log_probs(inputs [B, ...]) -> [B, K, C]`. What it is given
-        may be plain Python: NumPy, scikit-learn, PyTorch.
+        `(key, TrainingData) -> Committee`, or any object with `log_probs(inputs [B, ...]) -> [B, K, C]`. It may be
+        plain Python: NumPy, scikit-learn, PyTorch.
       strategies: `(**options) -> QueryStrategy`.
       datasets: `(**options) -> bdal.datasets.Dataset`.
 
@@ -48,6 +48,9 @@ class Parts(NamedTuple):
     def table(self, kind: str) -> dict[str, Any]:
         """What the names of a kind ("models" ...) stand for, those of bdal included."""
         return {**OURS[kind], **getattr(self, kind)}
+
+
+NO_PARTS = Parts()
 
 
 def check_parts(parts: Parts) -> None:

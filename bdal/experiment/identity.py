@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import eval_jaxpr
 
 from bdal.model import Model, trained_by
 
@@ -31,7 +32,7 @@ def of_factory(factory: Callable[..., Any], options: dict[str, Any]) -> dict[str
 
 
 def of_model(model: Model, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
-    """A network by the shapes of its variables and outputs, the arrays that it closes over, and its compiled programs."""
+    """A network by the shapes of its variables and outputs, the arrays that it closes over, and what it compiles to."""
     key, x = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(shape, dtype)
     batch = jax.ShapeDtypeStruct((2, *shape), dtype)
     variables = jax.eval_shape(model.init, key)
@@ -42,12 +43,29 @@ def of_model(model: Model, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]
         "train": (trained_by(model), (variables, key, batch)),
     }
     traced = {name: jax.make_jaxpr(function)(*arguments) for name, (function, arguments) in functions.items()}
-    lowered = {name: jax.jit(function).lower(*arguments).as_text() for name, (function, arguments) in functions.items()}
     return {
-        "shapes": {name: _digest([str([aval.str_short() for aval in each.out_avals])]) for name, each in traced.items()},
+        "variables": _said(traced["init"].out_avals),
+        "outputs": _said(traced["apply"].out_avals),
         "constants": _digest(constant for each in traced.values() for constant in _constants(each.jaxpr, each.consts)),
-        "programs": _digest(lowered.values()),
+        "programs": _digest(_program(each) for each in traced.values()),
     }
+
+
+def _said(avals) -> str:
+    """Shapes and dtypes in short."""
+    every = " ".join(aval.str_short() for aval in avals)
+    return every if len(avals) <= 3 else f"{len(avals)} arrays, {_digest([every])[:8]}"
+
+
+def _program(traced) -> str:
+    """The text that a traced function compiles to; arrays that it closes over, which may be large, are arguments."""
+    constants = [jax.ShapeDtypeStruct(np.shape(each), jax.numpy.result_type(each)) for each in traced.consts]
+
+    def run(constants, arguments):
+        return eval_jaxpr(traced.jaxpr, constants, *arguments)
+
+    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in traced.in_avals]
+    return jax.jit(run).lower(constants, arguments).as_text()
 
 
 def _constants(jaxpr, constants: Iterable[Any]) -> Iterator[Any]:
@@ -123,7 +141,7 @@ def _digest(values: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for value in values:
         if hasattr(value, "dtype"):
-            if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             array = np.asarray(value)
             value = f"{array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()

@@ -9,7 +9,7 @@ import numpy as np
 from bdal import config, datasets
 from bdal.answers import read_answers
 from bdal.config.data import Data, load
-from bdal.config.parts import OURS, Parts, check_parts
+from bdal.config.parts import NO_PARTS, OURS, Parts, check_parts
 from bdal.environment import check_hosts_agree
 from bdal.errors import ConfigError, described_type
 from bdal.experiment import identity
@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None, *, parts: Parts = Parts(),  # noqa: B008
+    experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None, *, parts: Parts = NO_PARTS,
     data: datasets.Dataset | None = None,
 ) -> Prepared:  # fmt: skip
     """Find the parts, load the data unless it is given, and check that all fits, before a directory is touched."""
@@ -109,7 +109,9 @@ def check_names(experiment: config.Experiment, parts: Parts) -> tuple[tuple[Quer
                 check_options(f"{what} {part.name}", factory, part.options, _first(factory, given[kind]))
                 for option, value in part.options.items():
                     known = options_of(factory)
-                    check_option(f"{what} {part.name}", option, value, known[option].annotation if option in known else Any)
+                    check_option(
+                        f"{what} {part.name}", option, value, known[option].annotation if option in known else Any
+                    )
             except ValueError as error:
                 ours = part.name in OURS[kind]
                 hint = "" if ours or part.name in getattr(parts, kind) else "; one of your own comes by parts (--parts)"
@@ -134,7 +136,9 @@ def _strategies(experiment: config.Experiment, parts: Parts) -> tuple[tuple[Quer
             except ValueError as error:
                 raise ConfigError(f"{here}: {error}") from error
             if not isinstance(made, QueryStrategy):
-                raise ConfigError(f"{here}: expected {strategy.name} to give a QueryStrategy, got {described_type(made)}")
+                raise ConfigError(
+                    f"{here}: expected {strategy.name} to give a QueryStrategy, got {described_type(made)}"
+                )
             found[-1].append(made)
     return tuple(map(tuple, found))
 
@@ -158,7 +162,7 @@ def _model(experiment: config.Experiment, data: Data, parts: Parts) -> Model | N
             raise ConfigError(f"model: {named.name} fails on one input of shape {shape}: {reason}") from error
         if outputs.shape != (data.num_classes,):
             raise ConfigError(
-                f"model: expected {named.name} to give {data.num_classes} logits, one a class, got shape {outputs.shape}"
+                f"model: expected {data.num_classes} logits of {named.name}, one a class, got shape {outputs.shape}"
             )
     return model
 

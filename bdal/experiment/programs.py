@@ -189,7 +189,7 @@ def _take(committee, members: int, all_members: int):
 
 
 def _evaluate(committee, _, test, *, members: int, all_members: int, chunk_size: int) -> dict[str, jax.Array]:
-    """Accuracy, NLL, Brier score and ECE of the mean of the first members, and the share of its commonest prediction."""
+    """Accuracy, NLL, Brier score and ECE of the mean of the first members, and the share of its commonest class."""
     inputs, labels = test
     few = _take(committee, members, all_members)
     log_probs = map_pool(_log_mean_prob, few, inputs, chunk_size=chunk_size)  # [T, C]

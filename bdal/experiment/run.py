@@ -30,7 +30,7 @@ import numpy as np
 from bdal import config, stopping
 from bdal.committee import Committee
 from bdal.config.data import GIVEN, Data, facts
-from bdal.config.parts import Parts
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.datasets import Dataset
 from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.programs import MOST_PREDICTED, Programs, programs_of, run_together
@@ -58,7 +58,7 @@ class Method(NamedTuple):
 
 
 def run_experiment(
-    experiment: config.Experiment, workdir: str | Path, *, parts: Parts = Parts(),  # noqa: B008
+    experiment: config.Experiment, workdir: str | Path, *, parts: Parts = NO_PARTS,
     data: Dataset | None = None, oracle: Oracle | None = None, progress: Callable[..., Any] = Progress,
     allow_mismatch: bool = False,
 ) -> Path:  # fmt: skip
@@ -299,7 +299,13 @@ def _keep(prepared: Prepared, ledger: Ledger, outcome: _Outcome, at: _Round, num
     """Write what is not in the ledger yet, each event on disk before the next, and buy the labels."""
     number, measured = at.number, outcome.measured
     more = {"score_quantiles": outcome.quantiles} if outcome.quantiles else {}
-    line = measured | {"fit": outcome.told, "gains": outcome.query.gains, **more, "seconds": at.seconds, "seeds": num_seeds}
+    line = measured | {
+        "fit": outcome.told,
+        "gains": outcome.query.gains,
+        **more,
+        "seconds": at.seconds,
+        "seeds": num_seeds,
+    }
     ledger.record({"event": "evaluated", **measured, **outcome.look})
     ledger.measure(line)  # before people can answer: their answers are the end of this round
     if outcome.reason is not None:
@@ -404,7 +410,7 @@ def _evaluate(data: Data, programs: Programs, committee, sets, ends, compile_all
 
 
 def _told(committee, programs: Programs, s: int) -> dict[str, Any]:
-    """What a committee says of the fit of a seed, as JSON, null where a number is not finite; nothing if it says nothing."""
+    """What a committee says of the fit of a seed, as JSON; null where a number is not finite."""
     info = programs.of_seed(committee.info, s) if isinstance(committee, Committee) else {}
 
     def plain(value):

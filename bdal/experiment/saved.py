@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from bdal import config
-from bdal.config.parts import Parts
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.datasets import Dataset
 from bdal.errors import ConfigError
 from bdal.experiment.prepare import Prepared, prepare
@@ -20,7 +20,7 @@ from bdal.training import CompiledFit
 
 
 def load_committee(
-    workdir: str | Path, posterior: str, strategy: str, seed: int, *, parts: Parts = Parts(),  # noqa: B008
+    workdir: str | Path, posterior: str, strategy: str, seed: int, *, parts: Parts = NO_PARTS,
     data: Dataset | None = None, data_dir: str | None = None,
 ) -> Any:  # fmt: skip
     """The last committee of one (posterior, strategy, seed), as it was evaluated, ready to predict.

@@ -191,7 +191,9 @@ def _seed_ranges(seeds: str | None, seeds_per_run: int) -> list[range] | None:
     return [range(start, start + seeds_per_run) for start in range(first, end, seeds_per_run)]
 
 
-def _points(base, path, overrides, axes, ranges, parts) -> tuple[dict[str, config.Experiment], dict[str, dict[str, Any]]]:
+def _points(
+    base, path, overrides, axes, ranges, parts
+) -> tuple[dict[str, config.Experiment], dict[str, dict[str, Any]]]:
     """The experiment and the settings of every point by its name; all settings of a seed before the next seed."""
     combinations = list(itertools.islice(itertools.product(*[values for _, values in axes]), MOST + 1))
     if len(combinations) * len(ranges or [0]) > MOST:

@@ -6,7 +6,7 @@ Every answer is in the ledger, on disk, before the page shows the next point.
 from pathlib import Path
 
 from bdal.answers import title
-from bdal.config.parts import Parts
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.errors import LabelError
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries
@@ -21,7 +21,7 @@ from bdal.store.ledger import START
 
 
 def label(
-    workdir: str | Path, *, data_dir: str | None = None, parts: Parts = Parts(),  # noqa: B008
+    workdir: str | Path, *, data_dir: str | None = None, parts: Parts = NO_PARTS,
     port: int = 0, open_browser: bool = True, announce=print,
 ) -> None:  # fmt: skip
     """Serve the labelling page on this machine until it is stopped; the run directory is held meanwhile."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bdal import config
 from bdal.answers import read_answers
-from bdal.config.parts import Parts
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
 from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.progress import Progress, short
@@ -35,7 +35,7 @@ class Task(NamedTuple):
         return _ledger(self.workdir, self.prepared.experiment)
 
 
-def load_task(workdir: str | Path, data_dir: str | None = None, parts: Parts = Parts()) -> Task:  # noqa: B008
+def load_task(workdir: str | Path, data_dir: str | None = None, parts: Parts = NO_PARTS) -> Task:
     """The run that a directory holds, with its data. Raises `ConfigError` if it is none in which people answer.
 
     `data_dir` is where the data set's files are, or the `.npz` or folder itself, if that is not where it was. `parts`
@@ -61,7 +61,11 @@ def held_task(task: Task) -> Iterator[None]:
 
 
 def ask(
-    workdir: str | Path, *, data_dir: str | None = None, parts: Parts = Parts(), progress=Progress  # noqa: B008
+    workdir: str | Path,
+    *,
+    data_dir: str | None = None,
+    parts: Parts = NO_PARTS,
+    progress=Progress,
 ) -> str:
     """Write the open query to `query/` in the run directory, training first where that is due; what there is to do.
 
@@ -77,7 +81,7 @@ def tell(
     answers: str | Path,
     *,
     data_dir: str | None = None,
-    parts: Parts = Parts(),  # noqa: B008
+    parts: Parts = NO_PARTS,
     only_asked: bool = False,
     progress=Progress,
 ) -> str:

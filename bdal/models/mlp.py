@@ -45,9 +45,7 @@ class MLP(nnx.Module):
         return self.head(h), h
 
 
-def mlp(
-    shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25
-) -> Model:
+def mlp(shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25) -> Model:
     """A `Model` of `MLP` for inputs of a shape. ValueError for widths or a dropout that cannot be.
 
     >>> model = mlp((28, 28), 10, hidden=(16,))

@@ -102,7 +102,14 @@ def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
 # of a config, what says which runs there are, and not how one is done
 WHICH = ("name", "seeds", "first_seed", "together", "parameters", "comparisons")
 
-_OF_THE_RUN = ("config", "experiment", "data", "chunk_size", "facts", "parts")  # the rest of run.json is its environment
+_OF_THE_RUN = (
+    "config",
+    "experiment",
+    "data",
+    "chunk_size",
+    "facts",
+    "parts",
+)  # the rest is its environment
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # not the fault of the chosen directory
 
 
@@ -189,7 +196,15 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return {}
     try:
         identity = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"run": str, "experiment": dict, "versions": dict, "facts": dict, "parts": dict, "later": list, "mismatches": list}
+        kinds = {
+            "run": str,
+            "experiment": dict,
+            "versions": dict,
+            "facts": dict,
+            "parts": dict,
+            "later": list,
+            "mismatches": list,
+        }
         if not isinstance(identity, dict) or not all(
             isinstance(identity.get(name, kind()), kind) for name, kind in kinds.items()
         ):
@@ -235,7 +250,7 @@ def experiment_of(workdir: str | Path) -> config.Experiment:
 def differences(
     workdir: str | Path, experiment: config.Experiment, fingerprint: Any, parts: dict[str, Any] | None = None
 ) -> list[str]:
-    """In what the run that a directory holds differs from this one: config, environment, data, parts; `there != now`."""
+    """In what the run of a directory differs from this one: config, environment, data, parts; `there != now`."""
     workdir = Path(workdir)
     known = identity_of(workdir)
     if not known and has_labels(workdir):
@@ -260,7 +275,7 @@ def differences(
 
 
 def differing_parts(known: dict[str, Any], parts: dict[str, Any]) -> list[str]:
-    """In what parts of one's own differ. A part that is not used any more is no difference: its methods are in the config."""
+    """In what parts of one's own differ; one that is not used any more is no difference, as the config says it."""
     found = []
     for name, now in parts.items():
         there = known.get(name)
