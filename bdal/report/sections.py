@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdal.report import compared, conclusions, curves, progress, queried, seconds, settings, tables
+from bdal.report import compared, conclusions, curves, progress, queried, seconds, settings, tables, training
 from bdal.report.analysis import analyse_all
 from bdal.report.document import Block, Paragraph, Picture, Section
 from bdal.report.gather import Group
@@ -35,6 +35,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
         *compared.sections(group, analyses),
         *queried.sections(group, pool, draw),
         seconds.section(group, draw),
+        training.section(group),
         settings.warned(group),
         settings.configuration(group),
         settings.environment(group),
