@@ -37,7 +37,7 @@ class Method(NamedTuple):
     @property
     def options(self) -> dict[str, object]:
         """The strategy's options and their defaults."""
-        return {name: parameter.default for name, parameter in _parameters(self.make).items()}
+        return {name: parameter.default for name, parameter in options_of(self.make).items()}
 
     @property
     def test(self) -> str:
