@@ -282,7 +282,7 @@ def make_strategy(
     """
     found, what = look_up(table, name, "strategy", OTHER_NAMES), f"strategy {name}"
     factory = getattr(found, "make", found)
-    known = _options(factory)
+    known = options_of(factory) if factory is found else _options(factory)
     check_options(what, factory, options, tuple(options_of(factory).keys() - known.keys()))
     for option, value in options.items():
         kind = known[option].annotation if option in known else Any
