@@ -424,6 +424,8 @@ def _check(experiment: Experiment) -> None:
         require(bool(comparison.strategies), f"{path}.strategies", "at least one strategy", [])
         name = comparison.posterior.name
         require(bool(_NAME.fullmatch(name)), f"{path}.posterior", "a posterior's name", name)
+        for option in comparison.posterior.options:
+            require(option.isidentifier(), f"{path}.posterior", "options that are names", option)
         for place, strategy in enumerate(comparison.strategies):
             here = f"{path}.strategies.{place}"
             require(bool(_NAME.fullmatch(strategy.name)), here, "a strategy's name", strategy.name)
