@@ -308,6 +308,9 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
 def differences(one: Experiment, other: Experiment) -> list[str]:
     """The fields in which two experiments differ, as `path: value in one != value in the other`."""
     ones, others = (dict(_leaves(as_dict(anywhere(each)))) for each in (one, other))
+    for mine, theirs in ((ones, others), (others, ones)):
+        for path in [path for path in mine if f"{path}.name" in theirs]:
+            mine[f"{path}.name"] = mine.pop(path)  # a part without options is its name alone
     paths = [path for path in {**ones, **others} if ones.get(path) != others.get(path)]
     return [f"{path}: {ones.get(path, 'absent')} != {others.get(path, 'absent')}" for path in paths]
 
@@ -421,6 +424,8 @@ def _check(experiment: Experiment) -> None:
         require(bool(comparison.strategies), f"{path}.strategies", "at least one strategy", [])
         name = comparison.posterior.name
         require(bool(_NAME.fullmatch(name)), f"{path}.posterior", "a posterior's name", name)
+        for option in comparison.posterior.options:
+            require(option.isidentifier(), f"{path}.posterior", "options that are names", option)
         for place, strategy in enumerate(comparison.strategies):
             here = f"{path}.strategies.{place}"
             require(bool(_NAME.fullmatch(strategy.name)), here, "a strategy's name", strategy.name)

@@ -115,7 +115,7 @@ def check_names(experiment: config.Experiment, parts: Parts) -> tuple[tuple[Quer
             except ValueError as error:
                 ours = part.name in OURS[kind]
                 hint = "" if ours or part.name in getattr(parts, kind) else "; one of your own comes by parts (--parts)"
-                raise ConfigError(f"{place}: {error}{hint}") from error
+                raise ConfigError(f"{place}: {str(error).removeprefix(f'{what}: ')}{hint}") from error
     return _strategies(experiment, parts)
 
 

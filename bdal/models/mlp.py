@@ -53,8 +53,9 @@ def mlp(shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (12
     >>> logits.shape, features.shape
     ((10,), (16,))
     """
-    if not hidden or not all(isinstance(width, int) and width >= 1 for width in hidden):
-        raise ValueError(f"hidden: expected widths of at least one layer, each at least 1, got {list(hidden)}")
+    widths = list(hidden) if isinstance(hidden, list | tuple) else []
+    if not widths or not all(isinstance(width, int) and width >= 1 and width is not True for width in widths):
+        raise ValueError(f"hidden: expected a list of widths, one a layer, each at least 1, got {hidden!r}")
     check_dropout(dropout)
     make = partial(MLP, math.prod(shape), num_outputs, hidden=tuple(hidden), dropout=dropout)
     return model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)
