@@ -67,7 +67,7 @@ from bdal.selection import (
     top_k,
 )
 from bdal.strategy import STRATEGIES, QueryStrategy, make_strategy, query
-from bdal.training import Training
+from bdal.training import CompiledFit, Training, learn
 from bdal.types import TrainingData, Variables
 
 __version__ = "0.1.0"
@@ -79,6 +79,7 @@ __all__ = [
     "AcceleratorError",
     "CapacityError",
     "Committee",
+    "CompiledFit",
     "ConfigError",
     "DataNotFoundError",
     "Gaussian",
@@ -124,6 +125,7 @@ __all__ = [
     "k_center",
     "last_layer_gradient_norms",
     "lcmd",
+    "learn",
     "least_confidence",
     "make_posterior",
     "make_strategy",

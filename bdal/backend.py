@@ -1,7 +1,7 @@
 """What XLA does badly on a backend, and the way round it. No other room knows of backends.
 
-On a CPU, XLA's convolutions leave their fast path when an axis of members is added to them (8 s became 44 s), and inside
-a compiled loop (one training step of the BatchBALD network at batch size 64 took 590 ms in place of 15 ms).
+On a CPU, XLA's convolutions leave their fast path when an axis of members is added to them (8 s became 44 s), and in a
+compiled loop (one training step of the BatchBALD network at batch size 64 took 590 ms in place of 15 ms).
 
 Axis letters: K members, B points of a chunk.
 """
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 from jax.extend.core import JaxprEqn, Literal
 
 
@@ -75,7 +76,7 @@ class _Equation(NamedTuple):
 
 
 def _walk(jaxpr, constants, arguments: list[Any], rest: list[_Equation]) -> list[Any]:
-    """The outputs of a jaxpr. What depends on a `_Later` argument is one, and the equations that it needs go to `rest`."""
+    """The outputs of a jaxpr; what depends on a `_Later` argument is one, and its equations are added to `rest`."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
     for equation in jaxpr.eqns:
         inputs = [atom.val if isinstance(atom, Literal) else values[atom] for atom in equation.invars]
@@ -95,7 +96,7 @@ def _bind(jaxpr, equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
     """What one equation of a jaxpr gives for these inputs."""
     given = {atom: value for atom, value in zip(equation.invars, inputs, strict=True) if not isinstance(atom, Literal)}
     alone = jaxpr.replace(constvars=[], invars=list(given), eqns=[equation], outvars=list(equation.outvars))
-    return jax.core.eval_jaxpr(alone, [], *given.values())
+    return eval_jaxpr(alone, [], *given.values())
 
 
 # -- convolutions -----------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ it adds what is new and repeats nothing. Fields can be set as for `bdal run`.
 """
 
 
+PARTS_HELP = "a bdal.experiment.Parts in a module: models, posteriors, strategies and data sets of your own"
 TAKE_FIELDS = ("run", "sweep", "doctor")
 
 
@@ -128,7 +129,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
 
     run = command(
         "run", _run, "run the experiment of a config file", RUN_HELP,
-        "bdal run CONFIG.yaml [--section.field value ...] [--data-dir DIR] [--workdir DIR] [--allow-mismatch]",
+        "bdal run CONFIG.yaml [--section.field value ...] [--parts MODULE:NAME] [--data-dir DIR] [--workdir DIR] "
+        "[--allow-mismatch]",
     )  # fmt: skip
     run.add_argument("config", metavar="CONFIG.yaml", type=Path)
     run.add_argument("--workdir", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
@@ -164,8 +166,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
     label.add_argument("--port", metavar="N", type=int, default=0, help="on 127.0.0.1 (default: a free one)")
     label.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
+    for own in (run, sweep, ask, tell, label):
+        own.add_argument("--parts", metavar="MODULE:NAME", help=PARTS_HELP)
     command("methods", _methods, "print the table of query strategies: what each needs and costs, and whose rule it is")
     doctor = command("doctor", _doctor, "print versions and devices, find an unused accelerator; look at a pool")
+    doctor.add_argument("--parts", metavar="MODULE:NAME", help=PARTS_HELP)
     doctor.add_argument("config", metavar="CONFIG.yaml", type=Path, nargs="?", help="fields can be set as for bdal run")
     flags = {
         name: {flag: action.nargs != 0 for action in each._actions for flag in action.option_strings}
@@ -207,18 +212,17 @@ def _doctor(options: argparse.Namespace) -> int:
     doctor()
     if options.config is not None:
         from bdal import config, datasets
-        from bdal.config import data
+        from bdal.config.parts import load_parts
         from bdal.experiment.prepare import prepare
 
         experiment = config.load(options.config, options.overrides)
-        loaded = data.load(experiment)
+        loaded = prepare(experiment, parts=load_parts(options.parts)).data  # refuses what `bdal run` would
         names = ", ".join(loaded.class_names[:12]) + (", ..." if loaded.num_classes > 12 else "")
         shape = "x".join(map(str, loaded.pool.shape[1:]))
         print(f"\ndata  {loaded.num_points} pool points of shape {shape}, {loaded.num_classes} classes: {names}")
         if (counts := datasets.label_counts(loaded.source)) is not None:
             print(counts)
         print(datasets.duplicates(loaded.source))
-        prepare(experiment, data=loaded)  # refuses what `bdal run` would
     return 0
 
 
@@ -265,9 +269,9 @@ def _run(options: argparse.Namespace) -> int:
     workdir = expanded(options.workdir or Path("runs") / experiment.name).resolve()
     _keep_compiled_programs()
 
-    from bdal.experiment.run import run
+    from bdal.experiment import load_parts, run_experiment
 
-    run(experiment, workdir, allow_mismatch=options.allow_mismatch)
+    run_experiment(experiment, workdir, parts=load_parts(options.parts), allow_mismatch=options.allow_mismatch)
     return _show_results(workdir)
 
 
@@ -310,7 +314,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
     points = sweep(
         options.config, options.overrides, grid=options.grid, seeds=options.seeds, seeds_per_run=options.seeds_per_run,
-        root=options.root,
+        root=options.root, parts=options.parts,
     )  # fmt: skip
     root = short(points.root)
     print(f"{len(points.commands)} runs: {root / 'commands.txt'}")
@@ -325,7 +329,7 @@ def _ask(options: argparse.Namespace) -> int:
     from bdal import labelling
 
     _keep_compiled_programs()
-    print(labelling.ask(options.workdir, data_dir=options.data_dir))
+    print(labelling.ask(options.workdir, data_dir=options.data_dir, parts=_parts(options)))
     return 0
 
 
@@ -333,7 +337,11 @@ def _tell(options: argparse.Namespace) -> int:
     from bdal import labelling
 
     _keep_compiled_programs()
-    print(labelling.tell(options.workdir, options.answers, data_dir=options.data_dir, only_asked=options.only_asked))
+    told = labelling.tell(
+        options.workdir, options.answers, data_dir=options.data_dir, parts=_parts(options),
+        only_asked=options.only_asked,
+    )  # fmt: skip
+    print(told)
     return 0
 
 
@@ -341,8 +349,17 @@ def _label(options: argparse.Namespace) -> int:
     from bdal import labelling
 
     _keep_compiled_programs()
-    labelling.label(options.workdir, data_dir=options.data_dir, port=options.port, open_browser=not options.no_browser)
+    labelling.label(
+        options.workdir, data_dir=options.data_dir, parts=_parts(options), port=options.port,
+        open_browser=not options.no_browser,
+    )  # fmt: skip
     return 0
+
+
+def _parts(options: argparse.Namespace):
+    from bdal.config.parts import load_parts
+
+    return load_parts(options.parts)
 
 
 def _keep_compiled_programs() -> None:

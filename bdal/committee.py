@@ -23,7 +23,7 @@ from jax.tree_util import register_dataclass
 from bdal.acquisition import Gaussian
 from bdal.backend import over_members, spec
 from bdal.errors import SUM_TOLERANCE, check_array, is_concrete, shown
-from bdal.likelihood import Likelihood, categorical
+from bdal.likelihood import CATEGORICAL, Likelihood
 from bdal.pool import map_pool
 from bdal.types import Apply, MemberApply, Variables
 
@@ -59,7 +59,7 @@ class Committee:
     shared: Any = None
     own: Any = None
     noise: Any = None
-    likelihood: Likelihood = categorical()  # noqa: RUF009
+    likelihood: Likelihood = CATEGORICAL
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -124,7 +124,7 @@ class Committee:
         none = jnp.bool_(False)
         draws = jax.tree.leaves(self.noise) and self.num_members > 1
         agree = (outputs == outputs[:, :1]).all() if draws else none
-        if self.likelihood != categorical() or outputs.shape[-1] == 1:
+        if self.likelihood != CATEGORICAL or outputs.shape[-1] == 1:
             return agree, none
         to_one = jnp.abs(outputs.sum(-1) - 1) <= SUM_TOLERANCE
         return agree, (outputs >= 0).all() & to_one.all()
@@ -133,12 +133,12 @@ class Committee:
     def gradient_norms(self, inputs, *, batch_size: int = 8) -> jax.Array:
         """Length of the gradient that each label would cause in the whole network, per member: `[B, K, C]`.
 
-        `‖∇_θ −log p_k(c | x)‖`, with θ the weights that the member shares and those that it owns: one forward pass, then
-        the C cotangents `p − e_c` through the same backward pass, for `batch_size` points at once. Only the weights are
-        differentiated (see `split_weights`), so running statistics are not counted. ValueError for a committee that
-        predicts numbers. Settles, Craven & Ray, NeurIPS 2008.
+        `‖∇_θ −log p_k(c | x)‖`, with θ the weights that the member shares and those that it owns: one forward pass,
+        then the C cotangents `p − e_c` through the same backward pass, for `batch_size` points at once. Only the
+        weights are differentiated (see `split_weights`), so running statistics are not counted. ValueError for a
+        committee that predicts numbers. Settles, Craven & Ray, NeurIPS 2008.
         """
-        if self.likelihood != categorical():
+        if self.likelihood != CATEGORICAL:
             raise ValueError(f"gradient_norms: expected a committee of classes, got a {self.likelihood.name} one")
 
         def member(own, noise, x):
@@ -162,12 +162,12 @@ class Committee:
         return jax.lax.map(point, inputs, batch_size=batch_size)
 
     def _outputs(self, *arguments):
-        """What `apply` returns for `(shared, own, noise, x)`, or for `(own, noise, x)`, as (outputs, features or None)."""
+        """(outputs, features or None) of `apply(shared, own, noise, x)`; also for `(own, noise, x)`."""
         arguments = arguments if len(arguments) == 4 else (self.shared, *arguments)
         return outputs_and_features(self.apply(*arguments), self.likelihood)
 
     def _members(self, member, inputs):
-        """`member(own, noise, x)` for every point and member: `[B, K, ...]`, or `[B, 1, ...]` where all are the same."""
+        """`member(own, noise, x)` for every point and member, `[B, K, ...]`; `[B, 1, ...]` where all are the same."""
         keys = _cloned(self.noise)  # a member draws the same at every call
         return over_members(lambda parts: jax.vmap(lambda x: member(*parts, x))(inputs), (self.own, keys))
 
@@ -244,7 +244,12 @@ class _Own:
 
 
 def mc_dropout(
-    apply: Apply, params, keys: jax.Array, *, likelihood: Likelihood = categorical(), info: dict[str, Any] | None = None  # noqa: B008
+    apply: Apply,
+    params,
+    keys: jax.Array,
+    *,
+    likelihood: Likelihood = CATEGORICAL,
+    info: dict[str, Any] | None = None,
 ) -> Committee:
     """A committee of one network under K dropout masks: member k is `apply(params, keys[k], ·)`.
 
@@ -279,7 +284,7 @@ def deep_ensemble(
     params,
     keys: jax.Array | None = None,
     *,
-    likelihood: Likelihood = categorical(),  # noqa: B008
+    likelihood: Likelihood = CATEGORICAL,
     info: dict[str, Any] | None = None,
 ) -> Committee:
     """A committee of K networks: member k is `apply(params[k], None, ·)`, or `apply(params[k], keys[k], ·)`.
@@ -305,25 +310,25 @@ def deep_ensemble(
             f"params: expected one leading axis K on every leaf, got sizes {sorted(sizes, key=str)}; "
             "stack members with jax.tree.map(lambda *leaves: jnp.stack(leaves), *members) or vmap the initialiser"
         )
-    info = info or {}
+    told = info or {}
     if keys is None:
-        return Committee(_Own(apply), None, params, None, likelihood, info)
+        return Committee(_Own(apply), None, params, None, likelihood, told)
     keys = _typed_keys(keys)
     if keys.ndim not in (1, 2) or keys.shape[0] != sizes.pop() or keys.size == 0:
         raise ValueError(f"keys: expected [K] or [K, M] keys for the K networks in params, got shape {keys.shape}")
     if keys.ndim == 2:
         num_masks = keys.shape[1]
-        params, info = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_masks, axis=0), (params, info))
+        params, told = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_masks, axis=0), (params, told))
         keys = keys.reshape(-1)
-    return Committee(_Own(apply), None, params, keys, likelihood, info)
+    return Committee(_Own(apply), None, params, keys, likelihood, told)
 
 
 def split_weights(tree) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """`(weights, rebuild)`: the leaves of a tree that training changes, and `rebuild(weights)`, the tree.
 
     Weights are the floating-point leaves; of `bdal.types.Variables` only those of `params`; and where a tree, or these
-    `params`, is a dict of collections with one named `params` (flax), of that one alone. The others (running statistics,
-    counters) are carried along as they are. `(shared, own)` of a committee are two such trees.
+    `params`, is a dict of collections with one named `params` (flax), of that one alone. The others (running
+    statistics, counters) are carried along as they are. `(shared, own)` of a committee are two such trees.
 
     >>> weights, rebuild = split_weights({"params": jnp.ones(3), "batch_stats": jnp.zeros(3)})
     >>> len(weights), rebuild([weights[0] + 1])["params"].tolist()
@@ -387,7 +392,7 @@ def outputs_and_features(out: Any, likelihood: Likelihood) -> tuple[Any, Any]:
         )
     if logits.shape[0] == 0:
         raise ValueError("apply: expected logits [C] of at least one class, got shape (0,)")
-    if logits.shape[0] == 1 and likelihood == categorical():
+    if logits.shape[0] == 1 and likelihood == CATEGORICAL:
         raise ValueError(
             "apply: expected logits [C] of two classes or more, got shape (1,); of a binary classifier with one logit "
             "z return jnp.concatenate([jnp.zeros_like(z), z])"

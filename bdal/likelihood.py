@@ -4,7 +4,6 @@ Axis letters: P outputs, C classes.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +39,7 @@ def categorical() -> Likelihood:
     >>> float(categorical().loss(jnp.zeros(4), jnp.int32(1)))  # log 4
     1.3862943649291992
     """
-    return _CATEGORICAL
+    return CATEGORICAL
 
 
 def gaussian() -> Likelihood:
@@ -52,7 +51,7 @@ def gaussian() -> Likelihood:
     >>> gaussian().predict(jnp.array([2.0, 0.0])).mean
     Array(2., dtype=float32)
     """
-    return _GAUSSIAN
+    return GAUSSIAN
 
 
 SMALLEST_VARIANCE = 1e-6  # Lakshminarayanan et al., footnote 3
@@ -79,7 +78,9 @@ def _check_classes(labels: np.ndarray, num_outputs: int, name: str) -> None:
 
 def _mean_and_variance(outputs) -> Gaussian:
     if outputs.shape[-1] != 2:
-        raise ValueError(f"apply: expected outputs [2], mean and variance, for a gaussian likelihood, got shape {outputs.shape}")
+        raise ValueError(
+            f"apply: expected outputs [2], mean and variance, for a gaussian likelihood, got shape {outputs.shape}"
+        )
     outputs = outputs.astype(jnp.float32)
     return Gaussian(outputs[..., 0], jax.nn.softplus(outputs[..., 1]) + SMALLEST_VARIANCE)
 
@@ -98,5 +99,5 @@ def _check_numbers(labels: np.ndarray, num_outputs: int, name: str) -> None:
         raise LabelError(f"{name}: expected finite numbers, got {labels[wrong[0]]} in row {wrong[0]}")
 
 
-_CATEGORICAL = Likelihood("categorical", _categorical_loss, _log_softmax, _check_classes, np.integer)
-_GAUSSIAN = Likelihood("gaussian", _gaussian_loss, _mean_and_variance, _check_numbers, np.floating)
+CATEGORICAL = Likelihood("categorical", _categorical_loss, _log_softmax, _check_classes, np.integer)
+GAUSSIAN = Likelihood("gaussian", _gaussian_loss, _mean_and_variance, _check_numbers, np.floating)

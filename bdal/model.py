@@ -1,7 +1,7 @@
 """Networks as functions: `Model`, and anyone's network as one, from flax nnx, flax linen, equinox, haiku or functions.
 
-A network that is trained already is `(apply, params)`: `from_nnx`, `from_linen`, `from_batched`. One that bdal trains is
-a `Model`: `model_from_nnx`, `model_from_linen`, `model_from_equinox`, `model_from_haiku`, `model_from_functions`.
+A network that is trained already is `(apply, params)`: `from_nnx`, `from_linen`, `from_batched`. One that bdal trains
+is a `Model`: `model_from_nnx`, `model_from_linen`, `model_from_equinox`, `model_from_haiku`, `model_from_functions`.
 
 Axis letters: P outputs, C classes, D features, B a minibatch.
 """
@@ -24,8 +24,8 @@ class Model(NamedTuple):
       init: `key -> Variables`.
       apply: `(variables, noise, x) -> outputs [P]` or `(outputs [P], features [D])`, one input, as in prediction;
         `noise` is a key or None.
-      train: `(variables, key, inputs [B, ...]) -> (the same of a minibatch, new state)`, as in training; None: `vmap` of
-        `apply`, each row with a key of its own, and the state stays as it is.
+      train: `(variables, key, inputs [B, ...]) -> (the same of a minibatch, new state)`, as in training; None: `vmap`
+        of `apply`, each row with a key of its own, and the state stays as it is.
     """
 
     init: Callable[[jax.Array], Variables]
@@ -48,13 +48,15 @@ def trained_by(model: Model) -> Train:
 # -- networks to train ------------------------------------------------------------------------------------------------
 
 
-def model_from_functions(init: Callable[[jax.Array], Any], apply: Callable[..., Any], train: Train | None = None) -> Model:
+def model_from_functions(
+    init: Callable[[jax.Array], Any], apply: Callable[..., Any], train: Train | None = None
+) -> Model:
     """A `Model` of functions: `init(key) -> params` and `apply(params, key or None, x)`, of one input.
 
     Args:
       init: gives a pytree, all of which is parameters; or `bdal.types.Variables`, which `apply` then gets too.
-      apply: `(params, key, x) -> outputs [P]` or `(outputs [P], features [D])`. A function of a batch becomes one of one
-        input by `from_batched`.
+      apply: `(params, key, x) -> outputs [P]` or `(outputs [P], features [D])`. A function of a batch becomes one of
+        one input by `from_batched`.
       train: see `Model`.
 
     >>> import jax.numpy as jnp

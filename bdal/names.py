@@ -1,10 +1,10 @@
-"""Names and options of a config: how they are looked up in a table of factories, and what is said where they are not there."""
+"""Names and options of a config: how they are looked up in a table of factories, and what is said where they fail."""
 
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from types import NoneType
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 
 def look_up(table: Mapping[str, Any], name: str, what: str, other_names: Mapping[str, str] | None = None) -> Any:
@@ -31,7 +31,9 @@ def options_of(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> dict
     return {name: each for name, each in inspect.signature(factory).parameters.items() if name not in given}
 
 
-def check_options(what: str, factory: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...] = ()) -> None:
+def check_options(
+    what: str, factory: Callable[..., Any], options: Mapping[str, Any], given: tuple[str, ...] = ()
+) -> None:
     """ValueError for an option that a factory does not have, or that it needs and is not there.
 
     >>> check_options("model mlp", lambda shape, *, hidden=3: None, {"hidden": 5}, ("shape",))
@@ -43,21 +45,30 @@ def check_options(what: str, factory: Callable[..., Any], options: Mapping[str, 
         expected = f"options {', '.join(known)}" if known else "no options"
         raise ValueError(f"{what}: expected {expected}, got {unknown[0]!r}")
     for name, each in known.items():
-        if each.default is each.empty and each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) and name not in options:
-            raise ValueError(f"{what}: expected the option {name!r}, got {', '.join(map(repr, options)) or 'no options'}")
+        if (
+            each.default is each.empty
+            and each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+            and name not in options
+        ):
+            raise ValueError(
+                f"{what}: expected the option {name!r}, got {', '.join(map(repr, options)) or 'no options'}"
+            )
 
 
 def check_option(what: str, option: str, value: Any, kind: Any, choices: tuple[str, ...] = ()) -> None:
     """ValueError for a value that an option of this annotation cannot have: a choice, a number, a count."""
-    optional = NoneType in get_args(kind)
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    optional = NoneType in kinds
     if optional and value is None:
         return
-    choices = get_args(kind) if not choices and all(isinstance(a, str) for a in get_args(kind)) else choices
-    if choices and value not in choices:
-        raise ValueError(f"{what}: expected a {option} among {', '.join(choices)}, got {value!r}")
+    literals = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
+    if (choices := choices or tuple(literals)) and value not in choices:
+        raise ValueError(f"{what}: expected a {option} among {', '.join(map(str, choices))}, got {value!r}")
+    if bool in kinds and not isinstance(value, bool):
+        raise ValueError(f"{what}: expected true or false for {option}, got {value!r}")
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-    if (kind is float or float in get_args(kind)) and not (number and (value > 0 or not optional)):
+    if float in kinds and not (number and (value > 0 or not optional)):
         wanted = "positive" if optional else "not negative"
         raise ValueError(f"{what}: expected a {option} that is finite and {wanted}, got {value!r}")
-    if (kind is int or int in get_args(kind)) and not (number and isinstance(value, int) and value >= 1):
+    if int in kinds and float not in kinds and not (number and isinstance(value, int) and value >= 1):
         raise ValueError(f"{what}: expected a {option} of at least 1, an integer, got {value!r}")

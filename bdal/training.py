@@ -62,7 +62,6 @@ class Training:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
 
-
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW."""
         return _adamw(self.learning_rate, self.weight_decay)
@@ -103,8 +102,8 @@ class _State(NamedTuple):
 
 
 def train(
-    key: jax.Array, model: Model, likelihood: Likelihood, data: TrainingData, optimizer: optax.GradientTransformation, *,
-    steps: int, batch_size: int, every: int | None = None, watch: Watch | None = None,
+    key: jax.Array, model: Model, likelihood: Likelihood, data: TrainingData, optimizer: optax.GradientTransformation,
+    *, steps: int, batch_size: int, every: int | None = None, watch: Watch | None = None,
     penalty: Callable[[Any, Any], jax.Array] | None = None, start: Variables | None = None,
 ) -> Trained:  # fmt: skip
     """Minimise the mean loss of the first `count` rows, `mean_i −log p(y_i | x_i) + penalty(params, count) / count`.
@@ -122,8 +121,8 @@ def train(
       start: where training starts; None: `model.init` of the key.
 
     Returns:
-      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); then this
-      function must not be traced.
+      `Trained`. On the CPU, networks with XLA's convolutions are stepped from Python (`bdal.backend`); under a
+      trace they are not, and take 20 times as long.
 
     Raises:
       LabelError: a label of the first `count`, or for validation, that is none of the likelihood's (where they have
@@ -141,7 +140,7 @@ def train(
         watched=() if watch is None else watch.start(watch_key, start),
     )
     every = steps if every is None or watch is None else every
-    if leaves_loop_to_python(model, data.inputs):
+    if is_concrete(key, start, data) and leaves_loop_to_python(model, data.inputs):
         step, see = _programs(how)
         for number in range(1, steps + 1):
             state = step(state, key, data)
@@ -234,8 +233,8 @@ def early_stopping(model: Model, likelihood: Likelihood, min_steps: int, patienc
     """A `Watch` that ends training when the validation NLL has not improved for `patience` evaluations.
 
     Its carry is `(key, Best)`. The NLL is that of the averaged prediction, `−log (1/M) Σ_m p_m(y | x)` over M masks,
-    the same at each evaluation; without masks, of the network without noise. Variables from before `min_steps` are never
-    the best.
+    the same at each evaluation; without masks, of the network without noise. Variables from before `min_steps` are
+    never the best.
     """
 
     def start(key, variables):
@@ -309,7 +308,7 @@ def learn(
 
 
 def leaves_loop_to_python(model: Model, inputs) -> bool:
-    """Whether `train` steps from Python, and must not be traced: on a CPU, for networks with XLA's convolutions."""
+    """Whether `train` steps from Python, unless it is traced: on a CPU, for networks with XLA's convolutions."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return steps_from_python(model.apply, jax.eval_shape(model.init, key), key, one_of(inputs))
 
@@ -322,7 +321,7 @@ class CompiledFit:
     any and no `train` of its own, stay as `init` makes them.
 
     Attributes:
-      pure: the same function, that may be traced where `leaves_loop_to_python` does not hold.
+      pure: the same function, that may be traced; better not where `leaves_loop_to_python` holds.
       model, likelihood: what it trains.
     """
 
@@ -350,7 +349,7 @@ class CompiledFit:
 
 
 def checked(model: Model, likelihood: Likelihood, data: TrainingData | None) -> TrainingData:
-    """The data as arrays of native types, once inputs and labels are known to be such; a LabelError if they do not fit."""
+    """The data as arrays of native types, once inputs and labels are known to be such and to fit; else a LabelError."""
     if not isinstance(data, TrainingData):
         raise TypeError(
             f"data: expected TrainingData, got {described_type(data)}; pass bdal.TrainingData(inputs, labels, count)"

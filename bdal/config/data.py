@@ -11,8 +11,11 @@ import numpy as np
 
 from bdal import config, datasets
 from bdal.config import ABSTAINS
-from bdal.errors import ConfigError
+from bdal.config.parts import NO_PARTS, Parts
+from bdal.errors import ConfigError, described_type
+from bdal.names import check_options
 
+GIVEN = "given"  # the name of data that came from Python
 ON_DEVICE_BYTES = 2**30  # a larger pool stays on the host and is streamed
 
 
@@ -38,8 +41,13 @@ class Data(NamedTuple):
         return self.pool.shape[0]
 
 
-def load(experiment: config.Experiment) -> Data:
+def load(experiment: config.Experiment, given: datasets.Dataset | None = None, parts: Parts = NO_PARTS) -> Data:
     """Load the data set, take the subsets and build the pool that the config asks for.
+
+    Args:
+      experiment: whose `data` says what.
+      given: a data set in the place of the one that it names.
+      parts: data sets of one's own, which it may name.
 
     Raises:
       ConfigError: parts that do not fit: a builder's option, class names, more labels than points, nothing to evaluate
@@ -47,10 +55,12 @@ def load(experiment: config.Experiment) -> Data:
       DataNotFoundError: the data set's files are missing; says which, and where to put them.
     """
     wanted = experiment.data
-    data = datasets.load(
-        wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size, relabel=wanted.relabel,
-        labels=wanted.labels,
-    )  # fmt: skip
+    data = _of_ones_own(wanted, given, parts)
+    if data is None:
+        data = datasets.load(
+            wanted.name, data_dir=wanted.data_dir, class_names=wanted.classes, size=wanted.size, relabel=wanted.relabel,
+            labels=wanted.labels,
+        )  # fmt: skip
     root = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 3)  # seeds use 0, 1, ...
     pool_key, test_key, quick_key = jax.random.split(root, 3)
 
@@ -86,6 +96,29 @@ def load(experiment: config.Experiment) -> Data:
         source=data,
         fingerprint=datasets.fingerprint(data),
     )
+
+
+def _of_ones_own(wanted: config.Data, given: datasets.Dataset | None, parts: Parts) -> datasets.Dataset | None:
+    """The data set that is given or made by a part; None where bdal loads it."""
+    if given is None and wanted.name not in parts.datasets:
+        if wanted.name == GIVEN:
+            raise ConfigError("data: this run was given its data set in Python; pass it as data= again")
+        if wanted.options:
+            raise ConfigError(f"data.options: expected none, {wanted.name} is no data set of one's own")
+        return None
+    if given is None:
+        try:
+            check_options(f"data {wanted.name}", parts.datasets[wanted.name], wanted.options)
+        except ValueError as error:
+            raise ConfigError(f"data.options: {error}") from error
+        given = parts.datasets[wanted.name](**wanted.options)
+    if not isinstance(given, datasets.Dataset):
+        raise ConfigError(
+            f"data: expected a bdal.datasets.Dataset, got {described_type(given)}; see bdal.datasets.from_arrays"
+        )
+    if wanted.classes is not None:
+        given = given._replace(class_names=wanted.classes, num_classes=len(wanted.classes))
+    return given
 
 
 def facts(data: Data) -> dict[str, Any]:

@@ -26,11 +26,20 @@ ABSTAINS = ("abstain", "?")  # how people say that it cannot be told
 
 
 @dataclass(frozen=True)
-class Builder:
-    """A pool builder of `bdal.datasets.pools` and its options; in YAML `{name: repeated, repeats: 4, noise: 0.1}`."""
+class Named:
+    """A part by its name, and its options; in YAML a name, or a mapping such as `{name: mlp, hidden: [128, 64]}`."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)  # numbers, text, and lists of them
+
+    @property
+    def label(self) -> str:
+        """The part in paths, figures and tables: its name, then its options.
+
+        >>> Named("power_bald", {"beta": 4.0}).label
+        'power_bald-beta-4'
+        """
+        return "-".join([self.name, *(f"{key}-{_path_safe(value)}" for key, value in sorted(self.options.items()))])
 
 
 @dataclass(frozen=True)
@@ -43,35 +52,19 @@ class Data:
     after the other: copies, noise, fewer points of some classes (`bdal.datasets.pools`). `classes` names the classes,
     and `size` is the height and width to which a folder's images are brought. `relabel` makes classes of the labels
     that occur in an `.npz`, such as 1 .. 10; `labels` says that the `folders` of a folder of images are its classes.
+    `options` are those of a data set of one's own (`bdal.config.Parts`).
     """
 
     name: str = "optdigits"
     data_dir: str | None = None
     pool: int | None = None
     test: int | None = None
-    builders: tuple[Builder, ...] = ()
+    builders: tuple[Named, ...] = ()
     classes: tuple[str, ...] | None = None
     size: tuple[int, ...] | None = None
     relabel: bool = False
     labels: Literal["folders"] | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """`mlp` with its hidden widths, or `cnn`, the network of the BatchBALD paper, whose layers are fixed.
-
-    Left out (null), `hidden` is 128 and 64 for the mlp, and `dropout` 0.25 for the mlp and 0.5 for the cnn.
-    """
-
-    name: Literal["mlp", "cnn"] = "mlp"
-    hidden: tuple[int, ...] | None = None
-    dropout: float | None = None
-
-    def __post_init__(self):
-        own = {"mlp": {"hidden": (128, 64), "dropout": 0.25}, "cnn": {"hidden": (), "dropout": 0.5}}
-        for name, value in own[self.name].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,9 +83,9 @@ class Training:
     eval_every: int = 25
     patience: int = 8
 
-    def schedule(self, validation_samples: int = 0) -> training.Training:
+    def schedule(self) -> training.Training:
         """What the training loop takes; raises ValueError for a value out of range."""
-        return training.Training(**dataclasses.asdict(self), validation_samples=validation_samples)
+        return training.Training(**dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)
@@ -173,43 +166,38 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """A named query strategy and its options; in YAML either `margin` or `{name: power_bald, beta: 8}`."""
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)  # numbers and text
-
-
-@dataclass(frozen=True)
 class Comparison:
     """The strategies that are compared under one posterior with so many members."""
 
-    posterior: Literal["mc_dropout", "deep_ensemble", "snapshots"]
+    posterior: Named
     members: int
-    strategies: tuple[Strategy, ...]
+    strategies: tuple[Named, ...]
 
-    def label(self, strategy: Strategy) -> str:
-        """The strategy's name in paths, figures and tables: its name, then its options.
+    def __post_init__(self):
+        if isinstance(self.posterior, str):
+            object.__setattr__(self, "posterior", Named(self.posterior))
 
-        >>> mc_dropout = Comparison("mc_dropout", 20, (Strategy("margin"), Strategy("power_bald", {"beta": 4})))
-        >>> [mc_dropout.label(strategy) for strategy in mc_dropout.strategies]
-        ['margin', 'power_bald-beta-4']
+    def method(self, strategy: Named) -> str:
+        """The name of a method in paths: the posterior's label, then the strategy's.
+
+        >>> comparison = Comparison(Named("mc_dropout"), 20, (Named("power_bald", {"beta": 4}),))
+        >>> comparison.method(comparison.strategies[0])
+        'mc_dropout/power_bald-beta-4'
         """
-        options = [f"{key}-{_path_safe(value)}" for key, value in sorted(strategy.options.items())]
-        return "-".join([strategy.name, *options])
+        return f"{self.posterior.label}/{strategy.label}"
 
 
 _converter = strict.strict_converter()
-strict.register_named(_converter, Strategy, "a strategy's name, or a mapping such as {name: power_bald, beta: 8}")
-strict.register_named(
-    _converter, Builder, "a pool builder's name, or a mapping such as {name: repeated, repeats: 4}", lists=True
-)
+strict.register_named(_converter, Named, "a name, or a mapping such as {name: power_bald, beta: 8}")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A whole experiment: data, model, training, labels, and the comparisons, each over `seeds` paired seeds.
 
+    `model` is the network: `mlp` (`hidden: [128, 64]`, `dropout: 0.25`), `cnn`, the network of the BatchBALD paper
+    (`dropout: 0.5`), or one of one's own (`bdal.config.Parts`); null for posteriors that need none. A comparison's
+    `posterior` is a name too, or a mapping of its name and its options.
     Seeds are numbered from `first_seed`. `together` runs them in one compiled program, the fits side by side (null: as
     the backend profits from it). `parameters` keeps those of the `last` committee of each run. Values out of range
     raise `ConfigError` with the field's path, however the experiment was made.
@@ -223,7 +211,7 @@ class Experiment:
     together: bool | None = None
     parameters: Literal["none", "last"] = "none"
     data: Data = Data()
-    model: Model = Model()
+    model: Named | None = Named("mlp")
     training: Training = Training()
     labels: Labels = Labels()
     query: Query = Query()
@@ -267,6 +255,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def typed(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment that a tree of plain dicts, lists and scalars says; `source` is named in errors."""
+    if isinstance(model := tree.get("model"), dict) and "name" not in model:
+        tree = tree | {"model": {"name": "mlp", **model}}
     return strict.typed(Experiment, tree, _converter, source, overrides)
 
 
@@ -310,12 +300,17 @@ def as_dict(experiment: Experiment) -> dict[str, Any]:
     """The experiment as plain dicts, lists and scalars, in the form of a config file."""
     tree = _converter.unstructure(experiment)
     tree["comparisons"] = tree.pop("comparisons")  # last, as in a file
+    if not tree["data"]["options"]:
+        del tree["data"]["options"]  # they are of data sets of one's own alone
     return tree
 
 
 def differences(one: Experiment, other: Experiment) -> list[str]:
     """The fields in which two experiments differ, as `path: value in one != value in the other`."""
     ones, others = (dict(_leaves(as_dict(anywhere(each)))) for each in (one, other))
+    for mine, theirs in ((ones, others), (others, ones)):
+        for path in [path for path in mine if f"{path}.name" in theirs]:
+            mine[f"{path}.name"] = mine.pop(path)  # a part without options is its name alone
     paths = [path for path in {**ones, **others} if ones.get(path) != others.get(path)]
     return [f"{path}: {ones.get(path, 'absent')} != {others.get(path, 'absent')}" for path in paths]
 
@@ -338,6 +333,8 @@ def _path_safe(value: float | int | str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "_", text)
 
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
 # -- ranges ----------------------------------------------------------------------------------------------------------
 
 
@@ -353,9 +350,7 @@ def _check(experiment: Experiment) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and not path.endswith(("seed", "first_seed")):  # they have a range of their own
             require(abs(value) < 2**31, path, "a number of at most 2147483647, as arrays count", value)
-    data, model = experiment.data, experiment.model
-    assert model.hidden is not None  # the model's own is filled in
-    assert model.dropout is not None
+    data = experiment.data
     labels, query, evaluation = experiment.labels, experiment.query, experiment.evaluation
     a_name = "a name of letters, digits, '.', '_' and '-'"
     require(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", experiment.name)), "name", a_name, experiment.name)
@@ -379,14 +374,6 @@ def _check(experiment: Experiment) -> None:
     if data.size is not None:
         pair = len(data.size) == 2 and all(side >= 1 for side in data.size)
         require(pair, "data.size", "a height and a width, such as [28, 28]", list(data.size))
-
-    if model.name == "cnn":
-        require(not model.hidden, "model.hidden", "nothing for cnn, whose layers are fixed", list(model.hidden))
-    else:
-        require(bool(model.hidden), "model.hidden", "at least one layer", list(model.hidden))
-    for layer, width in enumerate(model.hidden):
-        positive(f"model.hidden.{layer}", width)
-    require(0 <= model.dropout < 1, "model.dropout", "at least 0 and below 1", model.dropout)
 
     try:
         experiment.training.schedule()
@@ -435,13 +422,15 @@ def _check(experiment: Experiment) -> None:
         path = f"comparisons.{number}"
         positive(f"{path}.members", comparison.members)
         require(bool(comparison.strategies), f"{path}.strategies", "at least one strategy", [])
-        dropout = comparison.posterior != "mc_dropout" or model.dropout > 0
-        require(dropout, "model.dropout", "above 0, for mc_dropout", model.dropout)
+        name = comparison.posterior.name
+        require(bool(_NAME.fullmatch(name)), f"{path}.posterior", "a posterior's name", name)
+        for option in comparison.posterior.options:
+            require(option.isidentifier(), f"{path}.posterior", "options that are names", option)
         for place, strategy in enumerate(comparison.strategies):
             here = f"{path}.strategies.{place}"
-            require(bool(re.fullmatch(r"[a-z][a-z0-9_]*", strategy.name)), here, "a strategy's name", strategy.name)
+            require(bool(_NAME.fullmatch(strategy.name)), here, "a strategy's name", strategy.name)
             for option in strategy.options:
                 require(option.isidentifier(), here, "options that are names", option)
-            run = f"{comparison.posterior}/{comparison.label(strategy)}"
+            run = comparison.method(strategy)
             require(run not in seen, here, "every strategy once under a posterior", f"{run} twice")
             seen[run] += 1

@@ -253,17 +253,16 @@ def strict_converter() -> cattrs.Converter:
     converter.register_structure_hook_factory(lambda kind: get_origin(kind) is tuple, sequence)
     converter.register_structure_hook_factory(dataclasses.is_dataclass, section)
     converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is dict, _options)
     for kind, hook in ((int, _integer), (float, _number), (str, _text), (bool, _boolean)):
         converter.register_structure_hook(kind, hook)
     return converter
 
 
-def register_named(
-    converter: cattrs.Converter, kind: Callable[..., Any], expected: str, *, lists: bool = False
-) -> None:
+def register_named(converter: cattrs.Converter, kind: Callable[..., Any], expected: str) -> None:
     """Have `kind(name, options)` stand in YAML as a name, or as a mapping of its name and its options.
 
-    Options are numbers and text, and, with `lists`, lists of them. `expected` says this in errors.
+    Options are numbers, text, true or false, and lists of them. `expected` says this in errors.
     """
 
     def structure(value: Any, _: Any) -> Any:
@@ -271,7 +270,7 @@ def register_named(
             return kind(value)
         if not isinstance(value, dict) or not isinstance(value.get("name"), str):
             raise _expect(expected, value)
-        options = {key: _option(key, option, lists) for key, option in value.items()}
+        options = _options(value, None)
         return kind(options.pop("name"), options)
 
     def unstructure(named: Any) -> Any:
@@ -281,16 +280,22 @@ def register_named(
     converter.register_unstructure_hook(kind, unstructure)
 
 
-def _option(key: Any, value: Any, lists: bool) -> Any:
-    many = lists and isinstance(value, list | tuple)
+def _options(value: Any, _: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _expect("a mapping of options", value)
+    return {key: _option(key, option) for key, option in value.items()}
+
+
+def _option(key: Any, value: Any) -> Any:
+    many = isinstance(value, list | tuple)
     items = [
         float(item) if isinstance(item, str) and _NUMBER.fullmatch(item) else item
         for item in (value if many else [value])
     ]
     for item in items:
-        plain = isinstance(item, int | float | str) and not isinstance(item, bool)
+        plain = isinstance(item, bool | int | float | str)
         if not isinstance(key, str) or not plain or (isinstance(item, float) and not math.isfinite(item)):
-            raise _expect(f"a finite number or text for option {key!r}", item)
+            raise _expect(f"a finite number, text, true or false for option {key!r}", item)
     return items if many else items[0]
 
 

@@ -1,4 +1,4 @@
-"""Prepares an experiment: loads the data and checks that its parts fit, before a directory is touched."""
+"""Prepares an experiment: finds its parts, loads the data and checks that they fit, before a directory is touched."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,17 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdal import config, contrib
+from bdal import config, datasets
 from bdal.answers import read_answers
 from bdal.config.data import Data, load
+from bdal.config.parts import NO_PARTS, OURS, Parts, check_parts
 from bdal.environment import check_hosts_agree
-from bdal.errors import ConfigError
-from bdal.experiment.programs import Network, network_of
+from bdal.errors import ConfigError, described_type
+from bdal.experiment import identity
+from bdal.likelihood import categorical
+from bdal.model import Model
+from bdal.names import check_option, check_options, look_up, options_of
 from bdal.pool import ABSTAIN
+from bdal.posteriors import GIVEN
 from bdal.store.ledger import settle
-from bdal.strategy import STRATEGIES, make_strategy
-
-TABLE = STRATEGIES | contrib.STRATEGIES
+from bdal.strategy import QueryStrategy, make_strategy
+from bdal.training import outputs_shape
+from bdal.types import Fit
 
 
 class Initial(NamedTuple):
@@ -31,38 +36,176 @@ class Prepared(NamedTuple):
 
     experiment: config.Experiment
     data: Data
-    network: Network
+    model: Model | None  # None: the posteriors need none
+    fits: tuple[Fit, ...]  # one a comparison
+    strategies: tuple[tuple[QueryStrategy, ...], ...]  # of each comparison
+    parts: dict[str, Any]  # what those of one's own were, for run.json
     oracle: Callable[[np.ndarray], Any] | None  # None: people answer
     initial: Initial | None = None  # the labels to start with, where a file says them
 
 
 def prepare(
-    experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None, data: Data | None = None
-) -> Prepared:
-    """Load the data, unless it is given, and check that the parts fit, before a directory is touched."""
-    _check_strategies(experiment)
-    data = load(experiment) if data is None else data
-    initial = _initial(experiment, data)
+    experiment: config.Experiment, oracle: Callable[[np.ndarray], Any] | None = None, *, parts: Parts = NO_PARTS,
+    data: datasets.Dataset | None = None,
+) -> Prepared:  # fmt: skip
+    """Find the parts, load the data unless it is given, and check that all fits, before a directory is touched."""
+    strategies = check_names(experiment, parts)
+    loaded = load(experiment, data, parts)
+    initial = _initial(experiment, loaded)
     if initial is not None:
         experiment = replace(experiment, labels=replace(experiment.labels, initial=len(initial.labels)))
-    network = network_of(experiment, data)
-    check_hosts_agree(f"{config.digest(experiment)} {data.fingerprint}")
+    model = _model(experiment, loaded, parts)
+    fits = _fits(experiment, model, parts)
+    check_hosts_agree(f"{config.digest(experiment)} {loaded.fingerprint}")
+    found = _identities(experiment, loaded, parts, model)
 
     if experiment.labels.oracle == "people":
         if oracle is not None:
             raise ConfigError("labels.oracle: expected simulated, for an oracle of one's own, found people")
-        return Prepared(experiment, data, network, None, initial)
-    if experiment.labels.balanced and data.pool_labels is None:
+        return Prepared(experiment, loaded, model, fits, strategies, found, None, initial)
+    if experiment.labels.balanced and loaded.pool_labels is None:
         raise ConfigError(
             f"labels.balanced: expected false for {experiment.data.name}, which has no labels, found true"
         )
     if oracle is None:
-        if data.pool_labels is None:
+        if loaded.pool_labels is None:
             raise ConfigError(
                 f"labels.oracle: expected people for {experiment.data.name}, which has no labels, found simulated"
             )
-        oracle = data.pool_labels.__getitem__
-    return Prepared(experiment, data, network, oracle, initial)
+        oracle = loaded.pool_labels.__getitem__
+    return Prepared(experiment, loaded, model, fits, strategies, found, oracle, initial)
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _used(experiment: config.Experiment) -> dict[str, list[tuple[str, config.Named]]]:
+    """Every part that a config names, with its place in the config, by kind."""
+    return {
+        "models": [] if experiment.model is None else [("model", experiment.model)],
+        "posteriors": [
+            (f"comparisons.{number}.posterior", comparison.posterior)
+            for number, comparison in enumerate(experiment.comparisons)
+        ],
+        "strategies": [
+            (f"comparisons.{number}.strategies.{place}", strategy)
+            for number, comparison in enumerate(experiment.comparisons)
+            for place, strategy in enumerate(comparison.strategies)
+        ],
+    }
+
+
+def check_names(experiment: config.Experiment, parts: Parts) -> tuple[tuple[QueryStrategy, ...], ...]:
+    """The strategies of each comparison; a `ConfigError` for a name that nobody knows, or an option that is wrong."""
+    check_parts(parts)
+    given = {"models": ("shape", "num_outputs"), "posteriors": GIVEN}
+    for kind, named in _used(experiment).items():
+        for place, part in named:
+            if kind == "strategies":
+                continue
+            try:
+                what = kind.removesuffix("s")
+                factory = look_up(parts.table(kind), part.name, what)
+                check_options(f"{what} {part.name}", factory, part.options, _first(factory, given[kind]))
+                for option, value in part.options.items():
+                    known = options_of(factory)
+                    check_option(
+                        f"{what} {part.name}", option, value, known[option].annotation if option in known else Any
+                    )
+            except ValueError as error:
+                ours = part.name in OURS[kind]
+                hint = "" if ours or part.name in getattr(parts, kind) else "; one of your own comes by parts (--parts)"
+                raise ConfigError(f"{place}: {str(error).removeprefix(f'{what}: ')}{hint}") from error
+    return _strategies(experiment, parts)
+
+
+def _first(factory, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments that a factory is always given, by the names that it has for them."""
+    positional = list(options_of(factory))[: len([name for name in given if name != "members"])]
+    return (*positional, *given)
+
+
+def _strategies(experiment: config.Experiment, parts: Parts) -> tuple[tuple[QueryStrategy, ...], ...]:
+    table, found = parts.table("strategies"), []
+    for number, comparison in enumerate(experiment.comparisons):
+        found.append([])
+        for place, strategy in enumerate(comparison.strategies):
+            here = f"comparisons.{number}.strategies.{place}"
+            try:
+                made = make_strategy(strategy.name, table=table, **strategy.options)
+            except ValueError as error:
+                raise ConfigError(f"{here}: {error}") from error
+            if not isinstance(made, QueryStrategy):
+                raise ConfigError(
+                    f"{here}: expected {strategy.name} to give a QueryStrategy, got {described_type(made)}"
+                )
+            found[-1].append(made)
+    return tuple(map(tuple, found))
+
+
+def _model(experiment: config.Experiment, data: Data, parts: Parts) -> Model | None:
+    named = experiment.model
+    if named is None:
+        return None
+    shape = tuple(data.pool.shape[1:])
+    try:
+        model = parts.table("models")[named.name](shape, data.num_classes, **named.options)
+    except ValueError as error:  # ConfigError is one
+        raise ConfigError(f"model.{error}") from error
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: expected {named.name} to give a bdal.Model, got {described_type(model)}")
+    if named.name in parts.models:
+        try:
+            outputs = outputs_shape(model, categorical(), data.pool)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"model: {named.name} fails on one input of shape {shape}: {reason}") from error
+        if outputs.shape != (data.num_classes,):
+            raise ConfigError(
+                f"model: expected {data.num_classes} logits of {named.name}, one a class, got shape {outputs.shape}"
+            )
+    return model
+
+
+def _fits(experiment: config.Experiment, model: Model | None, parts: Parts) -> tuple[Fit, ...]:
+    table, training, fits = parts.table("posteriors"), experiment.training.schedule(), []
+    for number, comparison in enumerate(experiment.comparisons):
+        posterior, here = comparison.posterior, f"comparisons.{number}.posterior"
+        if posterior.name in OURS["posteriors"]:
+            if model is None or experiment.model is None:
+                raise ConfigError(f"model: expected a network for {posterior.name}, found null")
+            ours = experiment.model.name in OURS["models"]
+            if posterior.name == "mc_dropout" and ours and experiment.model.options.get("dropout") == 0:
+                raise ConfigError("model.dropout: expected above 0, for mc_dropout, found 0")
+        try:
+            fit = table[posterior.name](model, categorical(), training, members=comparison.members, **posterior.options)
+        except ValueError as error:
+            raise ConfigError(f"{here}: {error}") from error
+        if not callable(fit):
+            raise ConfigError(f"{here}: expected {posterior.name} to give a fit, got {described_type(fit)}")
+        fits.append(fit)
+    return tuple(fits)
+
+
+def _identities(experiment: config.Experiment, data: Data, parts: Parts, model: Model | None) -> dict[str, Any]:
+    """What the parts of one's own are that an experiment uses."""
+    found: dict[str, Any] = {}
+    for kind, named in _used(experiment).items():
+        for _, part in named:
+            if part.name in getattr(parts, kind):
+                what = f"{kind.removesuffix('s').replace('strategie', 'strategy')} {part.label}"
+                found[what] = identity.of_factory(parts.table(kind)[part.name], part.options)
+    if model is not None and experiment.model is not None and experiment.model.name in parts.models:
+        network = found[f"model {experiment.model.label}"]
+        del network["source"]  # its programs say more
+        network |= identity.of_model(model, tuple(data.pool.shape[1:]), data.pool.dtype)
+    if experiment.data.name in parts.datasets:  # its fingerprint says the rest
+        factory = identity.of_factory(parts.datasets[experiment.data.name], experiment.data.options)
+        found[f"data {experiment.data.name}"] = {name: factory[name] for name in ("module", "name", "options")}
+    return found
+
+
+# -- labels to start with ---------------------------------------------------------------------------------------------
 
 
 def _initial(experiment: config.Experiment, data: Data) -> Initial | None:
@@ -87,12 +230,3 @@ def _initial(experiment: config.Experiment, data: Data) -> Initial | None:
             f"validation, found {room}"
         )
     return Initial(labels, found.source)
-
-
-def _check_strategies(experiment):
-    for number, comparison in enumerate(experiment.comparisons):
-        for place, strategy in enumerate(comparison.strategies):
-            try:
-                make_strategy(strategy.name, table=TABLE, **strategy.options)
-            except ValueError as error:
-                raise ConfigError(f"comparisons.{number}.strategies.{place}: {error}") from error

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,54 +28,63 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdal import config, stopping
-from bdal.config.data import Data, facts
-from bdal.experiment.prepare import TABLE, Prepared, prepare
-from bdal.experiment.programs import Programs, programs_of
+from bdal.committee import Committee
+from bdal.config.data import GIVEN, Data, facts
+from bdal.config.parts import NO_PARTS, Parts
+from bdal.datasets import Dataset
+from bdal.experiment.prepare import Prepared, prepare
+from bdal.experiment.programs import MOST_PREDICTED, Programs, programs_of, run_together
 from bdal.experiment.progress import Progress
 from bdal.experiment.start import check_start, seed_key, start_points
 from bdal.loop import query_limit, step_key
 from bdal.pool import ABSTAIN, check_answers
-from bdal.posteriors.deep_ensemble import prefers_vmap
 from bdal.report import figures, tables
 from bdal.selection import Query
 from bdal.store import directory, durable, parameters
 from bdal.store.ledger import START, Ledger, Sets
 from bdal.store.lines import check_lines
 from bdal.store.lock import lock
-from bdal.strategy import QueryStrategy, make_strategy
+from bdal.strategy import QueryStrategy
+from bdal.types import Oracle
 
 
 class Method(NamedTuple):
     """A posterior and a strategy, ready to be run."""
 
     name: str  # "mc_dropout/bald"
-    named: config.Strategy
+    named: config.Named
     strategy: QueryStrategy
     programs: Programs
 
 
-def run(
-    experiment: config.Experiment, workdir: str | Path, progress: Callable[..., Any] = Progress, *,
-    oracle: Callable[[np.ndarray], Any] | None = None, allow_mismatch: bool = False,
+def run_experiment(
+    experiment: config.Experiment, workdir: str | Path, *, parts: Parts = NO_PARTS,
+    data: Dataset | None = None, oracle: Oracle | None = None, progress: Callable[..., Any] = Progress,
+    allow_mismatch: bool = False,
 ) -> Path:  # fmt: skip
     """Run what is not finished, then write `table.md`, `table.csv`, `curves.png` and `curves.pdf`; gives the directory.
 
     Where people answer, it ends as soon as answers are wanted (`bdal.labelling`).
 
     Args:
-      experiment: from `bdal.config.load`, or made in Python.
+      experiment: from `bdal.experiment.load_config`, or made in Python.
       workdir: the run directory; one that holds a part of this run already goes on.
-      progress: a context manager as `bdal.experiment.progress.Progress`.
+      parts: models, posteriors, strategies and data sets of one's own, which the experiment names.
+      data: a data set in the place of the one that the experiment names.
       oracle: `indices [Q] -> labels [Q]`, each a class or `bdal.ABSTAIN`, in the place of the labels of the data set.
+      progress: a context manager as `bdal.experiment.progress.Progress`.
       allow_mismatch: go on in a directory whose config, data or environment differs, and have the report say so.
 
     Raises:
-      ConfigError: an unknown strategy or option, or a directory that holds another run; before any training.
+      ConfigError: an unknown name or option, parts that do not fit, or a directory that holds another run; before any
+        training.
       DataNotFoundError: the data set's files are missing; says which, and where to put them.
       LockedError: another process works in the directory.
       LabelError: an answer that is no class. Nothing of it is written; the same query is asked for again next time.
     """
-    prepared = prepare(experiment, oracle)
+    if data is not None:
+        experiment = replace(experiment, data=config.Data(name=GIVEN, classes=experiment.data.classes))
+    prepared = prepare(experiment, oracle, parts=parts, data=data)
     with held(workdir) as folder:
         return advance(prepared, folder, progress, allow_mismatch=allow_mismatch)
 
@@ -95,21 +105,19 @@ def held(workdir: str | Path) -> Iterator[Path]:
 def advance(
     prepared: Prepared, workdir: Path, progress: Callable[..., Any] = Progress, *, allow_mismatch: bool = False
 ) -> Path:
-    """`run`, for a directory that is held."""
+    """`run_experiment`, for a directory that is held."""
     experiment, data = prepared.experiment, prepared.data
     mismatches = directory.write_run(
-        workdir, experiment, data.fingerprint, facts=facts(data), allow_mismatch=allow_mismatch
+        workdir, experiment, data.fingerprint, facts=facts(data), parts=prepared.parts, allow_mismatch=allow_mismatch
     )
-    together = prefers_vmap(prepared.network.init) if experiment.together is None else experiment.together
-    together = together and isinstance(data.pool, jax.Array) and data.test is not None
-
     given = [] if prepared.initial is None else list(prepared.initial.labels)
     starts = {seed: start_points(experiment, data, seed, given) for seed in experiment.seed_numbers}
     groups = []
-    for comparison in experiment.comparisons:
-        programs = programs_of(experiment, comparison, prepared.network, together)
-        for strategy in comparison.strategies:
-            name = f"{comparison.posterior}/{comparison.label(strategy)}"
+    for comparison, fit, strategies in zip(experiment.comparisons, prepared.fits, prepared.strategies, strict=True):
+        together = run_together(experiment.together, fit, data)
+        programs = programs_of(experiment, comparison, fit, together)
+        for strategy, chosen in zip(comparison.strategies, strategies, strict=True):
+            name = comparison.method(strategy)
             ledgers = [
                 Ledger(
                     seed, directory.seed_folder(workdir, comparison, strategy, seed),
@@ -120,7 +128,6 @@ def advance(
             for ledger in ledgers:
                 check_start(ledger, starts[ledger.seed], experiment.labels.initial_file)
             left = [ledger for ledger in ledgers if not ledger.finished]
-            chosen = make_strategy(strategy.name, table=TABLE, **strategy.options)
             method = Method(name, strategy, chosen, programs)
             # Seeds of one program stay together, the finished ones too: a program for fewer may round otherwise.
             for group in [ledgers] if together and left else [[ledger] for ledger in left]:
@@ -240,6 +247,7 @@ class _Outcome(NamedTuple):
     quantiles: list[float]  # of the scores, where there are any
     reason: str | None  # why it was the last round
     committee: Any  # where its parameters are kept
+    told: dict[str, Any]  # of the fit: steps, the validation NLL, whether it diverged; for metrics alone
 
 
 def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], rooms, compile_all) -> list[_Outcome]:
@@ -268,6 +276,7 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
         ]
         ends = [reason is not None and not ledger.finished for reason, ledger in zip(reasons, ledgers, strict=True)]
         scores = _evaluate(data, programs, committee, sets, ends, compile_all)
+        most_predicted = [each.pop(MOST_PREDICTED) for each in scores]
     return [
         _Outcome(
             {
@@ -279,7 +288,8 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
                 **scores[s],
             },
             looks[s], queries[s], quantiles[s], reasons[s],
-            jax.tree.map(lambda leaf, s=s: leaf[s], committee) if experiment.parameters == "last" else None,
+            programs.of_seed(committee, s) if experiment.parameters == "last" else None,
+            _told(committee, programs, s) | {MOST_PREDICTED: most_predicted[s]},
         )
         for s in range(len(ledgers))
     ]  # fmt: skip
@@ -289,7 +299,13 @@ def _keep(prepared: Prepared, ledger: Ledger, outcome: _Outcome, at: _Round, num
     """Write what is not in the ledger yet, each event on disk before the next, and buy the labels."""
     number, measured = at.number, outcome.measured
     more = {"score_quantiles": outcome.quantiles} if outcome.quantiles else {}
-    line = measured | {"gains": outcome.query.gains, **more, "seconds": at.seconds, "seeds": num_seeds}
+    line = measured | {
+        "fit": outcome.told,
+        "gains": outcome.query.gains,
+        **more,
+        "seconds": at.seconds,
+        "seeds": num_seeds,
+    }
     ledger.record({"event": "evaluated", **measured, **outcome.look})
     ledger.measure(line)  # before people can answer: their answers are the end of this round
     if outcome.reason is not None:
@@ -337,7 +353,7 @@ def _reason(experiment, method: Method, ledger: Ledger, number: int, known: Sets
     )  # fmt: skip
 
 
-def _gains_are_information(strategy: config.Strategy) -> bool:
+def _gains_are_information(strategy: config.Named) -> bool:
     return strategy.name in stopping.INFORMATION_GAINS and strategy.options.get("score", "bald") in ("bald", "mean_kl")
 
 
@@ -377,7 +393,7 @@ def _evaluate(data: Data, programs: Programs, committee, sets, ends, compile_all
         on = {"on": "validation"}
     apart = programs.members < programs.all_members or len(few[1]) < len(every[1])
     if apart and compile_all:
-        programs.compile_final(committee, *every)
+        programs.compile_final(committee, *every, len(sets))
     values = final = programs.evaluate(committee, *few, programs.members)
     if apart and any(ends):
         final = programs.evaluate(committee, *every, programs.all_members)
@@ -385,11 +401,22 @@ def _evaluate(data: Data, programs: Programs, committee, sets, ends, compile_all
     def of_seed(found, s: int) -> dict[str, float]:
         return {name: float(each[s]) for name, each in found.items()}
 
+    final = {name: each for name, each in final.items() if name != MOST_PREDICTED}
     all_of_it = {"members": programs.all_members, "points": len(every[1])}
     return [
         {"points": len(few[1]), **on, **of_seed(values, s)} | ({"final": all_of_it | of_seed(final, s)} if last else {})
         for s, last in enumerate(ends)
     ]
+
+
+def _told(committee, programs: Programs, s: int) -> dict[str, Any]:
+    """What a committee says of the fit of a seed, as JSON; null where a number is not finite."""
+    info = programs.of_seed(committee.info, s) if isinstance(committee, Committee) else {}
+
+    def plain(value):
+        return value if not isinstance(value, float) or np.isfinite(value) else None
+
+    return {name: [plain(each) for each in np.ravel(np.asarray(value)).tolist()] for name, value in info.items()}
 
 
 def _line(name, left, ledgers, outcomes, at: _Round) -> str:

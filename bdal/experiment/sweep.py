@@ -27,11 +27,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdal import config, contrib
+from bdal import config
+from bdal.config.parts import Parts, load_parts
 from bdal.environment import expanded
 from bdal.errors import ConfigError
+from bdal.experiment.prepare import check_names
 from bdal.store.durable import write_atomic
-from bdal.strategy import STRATEGIES, make_strategy
 
 LOCKED, INTERRUPTED = 75, 130  # exit codes of `bdal run`
 MOST = 10_000  # runs of a sweep
@@ -51,7 +52,7 @@ class Sweep(NamedTuple):
 
 def sweep(
     config_path: str | Path, overrides: Sequence[str] = (), *, grid: Sequence[str] = (), seeds: str | None = None,
-    seeds_per_run: int = 1, root: str | Path | None = None,
+    seeds_per_run: int = 1, root: str | Path | None = None, parts: str | None = None,
 ) -> Sweep:  # fmt: skip
     """Write a run directory and a command for every point of the grid and every seed; what is there already stays.
 
@@ -66,6 +67,7 @@ def sweep(
       seeds: `"0:10"`, seeds 0 to 9; None: those of the config, in one run.
       seeds_per_run: how many of them a run has.
       root: where to write; `sweeps/<name>` if None.
+      parts: `package.module:NAME`, parts of one's own (`bdal.config.Parts`), for the commands.
 
     Raises:
       ConfigError: before anything is written; a point that is no experiment, two points that are the same, or a root
@@ -83,13 +85,14 @@ def sweep(
     (['bdal', 'run'], 'strategy=bald,seed=0')
     """
     base = config.load(config_path, overrides)
-    points, settings = _points(base, config_path, overrides, _axes(grid), _seed_ranges(seeds, seeds_per_run))
+    own = load_parts(parts)
+    points, settings = _points(base, config_path, overrides, _axes(grid), _seed_ranges(seeds, seeds_per_run), own)
     root = expanded(root if root is not None else Path("sweeps") / base.name).resolve()
     base = replace(base, seeds=1, first_seed=0)
     known = _known(root, base)
     asked = {
         "config": str(config_path), "overrides": list(overrides), "grid": list(grid), "seeds": seeds,
-        "seeds_per_run": seeds_per_run,
+        "seeds_per_run": seeds_per_run, **({"parts": parts} if parts else {}),
     }  # fmt: skip
     requests = known["asked"] + [asked] * (asked not in known["asked"])
     settings = known["points"] | settings  # the known ones keep their places
@@ -102,19 +105,20 @@ def sweep(
             _write(_config(root, name), config.dump(experiment))
         content = {"asked": requests, "points": settings}
         _write(root / "sweep.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        _write(root / "commands.txt", "".join(shlex.join(_command(root, name)) + "\n" for name in settings))
+        _write(root / "commands.txt", "".join(shlex.join(_command(root, name, parts)) + "\n" for name in settings))
     except OSError as error:
         at = error.filename or root
         raise ConfigError(f"{root}: cannot be used for a sweep: {at}: {error.strerror or error}") from error
-    return Sweep(root, [_command(root, name) for name in points], list(points))
+    return Sweep(root, [_command(root, name, parts) for name in points], list(points))
 
 
 def _config(root: Path, name: str) -> Path:
     return root / "runs" / name / "config.yaml"
 
 
-def _command(root: Path, name: str) -> list[str]:
-    return ["bdal", "run", str(_config(root, name)), "--workdir", str(root / "runs" / name)]
+def _command(root: Path, name: str, parts: str | None) -> list[str]:
+    own = ["--parts", parts] if parts else []
+    return ["bdal", "run", str(_config(root, name)), "--workdir", str(root / "runs" / name), *own]
 
 
 def _write(path: Path, content: str) -> None:
@@ -187,7 +191,9 @@ def _seed_ranges(seeds: str | None, seeds_per_run: int) -> list[range] | None:
     return [range(start, start + seeds_per_run) for start in range(first, end, seeds_per_run)]
 
 
-def _points(base, path, overrides, axes, ranges) -> tuple[dict[str, config.Experiment], dict[str, dict[str, Any]]]:
+def _points(
+    base, path, overrides, axes, ranges, parts
+) -> tuple[dict[str, config.Experiment], dict[str, dict[str, Any]]]:
     """The experiment and the settings of every point by its name; all settings of a seed before the next seed."""
     combinations = list(itertools.islice(itertools.product(*[values for _, values in axes]), MOST + 1))
     if len(combinations) * len(ranges or [0]) > MOST:
@@ -195,7 +201,7 @@ def _points(base, path, overrides, axes, ranges) -> tuple[dict[str, config.Exper
     experiments = []
     for values in combinations:
         chosen = dict(zip([key for key, _ in axes], values, strict=True))
-        experiments.append((chosen, _experiment(base, path, overrides, chosen)))
+        experiments.append((chosen, _experiment(base, path, overrides, chosen, parts)))
     points: dict[str, config.Experiment] = {}
     settings: dict[str, dict[str, Any]] = {}
     folded: dict[str, str] = {}
@@ -214,26 +220,21 @@ def _points(base, path, overrides, axes, ranges) -> tuple[dict[str, config.Exper
     return points, settings
 
 
-def _experiment(base, path, overrides: Sequence[str], chosen: Mapping[str, str]) -> config.Experiment:
-    """The experiment of one combination of values; strategies that do not exist are refused."""
+def _experiment(base, path, overrides: Sequence[str], chosen: Mapping[str, str], parts: Parts) -> config.Experiment:
+    """The experiment of one combination of values; names and options that do not exist are refused."""
     fields = [f"--{key}={value}" for key, value in chosen.items() if key not in ("strategy", "posterior")]
     if "strategy" in chosen:
         count = len(config.load(path, [*overrides, *fields]).comparisons) if fields else len(base.comparisons)
         fields += [f"--comparisons.{number}.strategies=[{chosen['strategy']}]" for number in range(count)]
     experiment = config.load(path, [*overrides, *fields])
     if "posterior" in chosen:
-        known = [comparison.posterior for comparison in experiment.comparisons]
-        kept = tuple(each for each in experiment.comparisons if each.posterior == chosen["posterior"])
+        known = [comparison.posterior.label for comparison in experiment.comparisons]
+        kept = tuple(each for each in experiment.comparisons if each.posterior.label == chosen["posterior"])
         if not kept:
             found = f"expected one of the config's ({', '.join(known)}), found {chosen['posterior']!r}"
             raise ConfigError(f"--grid: posterior: {found}")
         experiment = replace(experiment, comparisons=kept)
-    for number, comparison in enumerate(experiment.comparisons):
-        for place, strategy in enumerate(comparison.strategies):
-            try:
-                make_strategy(strategy.name, table=STRATEGIES | contrib.STRATEGIES, **strategy.options)
-            except ValueError as error:
-                raise ConfigError(f"comparisons.{number}.strategies.{place}: {error}") from error
+    check_names(experiment, parts)
     return experiment
 
 
@@ -243,7 +244,7 @@ def _name(chosen: Mapping[str, str], experiment: config.Experiment, seeds: range
     for key, value in chosen.items():
         if key == "strategy":
             comparison = experiment.comparisons[0]
-            value = comparison.label(comparison.strategies[0])
+            value = comparison.strategies[0].label
         parts.append(f"{key}={re.sub(r'[^A-Za-z0-9._+-]+', ' ', value).strip().replace(' ', '-')}")
     if seeds:
         parts.append(f"seed={seeds[0]}" if len(seeds) == 1 else f"seeds={seeds[0]}-{seeds[-1]}")

@@ -6,6 +6,7 @@ Every answer is in the ledger, on disk, before the page shows the next point.
 from pathlib import Path
 
 from bdal.answers import title
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.errors import LabelError
 from bdal.experiment.progress import Progress
 from bdal.experiment.run import advance, num_queries
@@ -20,10 +21,11 @@ from bdal.store.ledger import START
 
 
 def label(
-    workdir: str | Path, *, data_dir: str | None = None, port: int = 0, open_browser: bool = True, announce=print
-) -> None:
+    workdir: str | Path, *, data_dir: str | None = None, parts: Parts = NO_PARTS,
+    port: int = 0, open_browser: bool = True, announce=print,
+) -> None:  # fmt: skip
     """Serve the labelling page on this machine until it is stopped; the run directory is held meanwhile."""
-    task = load_task(workdir, data_dir)
+    task = load_task(workdir, data_dir, parts)
     with held_task(task):
         serve(RunSession(task), port=port, open_browser=open_browser, announce=announce, folder=task.workdir)
 

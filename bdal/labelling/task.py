@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from bdal import config
 from bdal.answers import read_answers
+from bdal.config.parts import NO_PARTS, Parts
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
 from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.progress import Progress, short
@@ -34,17 +35,18 @@ class Task(NamedTuple):
         return _ledger(self.workdir, self.prepared.experiment)
 
 
-def load_task(workdir: str | Path, data_dir: str | None = None) -> Task:
+def load_task(workdir: str | Path, data_dir: str | None = None, parts: Parts = NO_PARTS) -> Task:
     """The run that a directory holds, with its data. Raises `ConfigError` if it is none in which people answer.
 
-    `data_dir` is where the data set's files are, or the `.npz` or folder itself, if that is not where it was.
+    `data_dir` is where the data set's files are, or the `.npz` or folder itself, if that is not where it was. `parts`
+    are those of one's own that the run was made with.
     """
     workdir = Path(workdir).resolve()
     experiment = _experiment(workdir)
     if experiment.labels.oracle != "people":
         raise ConfigError(f"{workdir}: labels.oracle: expected people, found {experiment.labels.oracle}")
     try:
-        return Task(workdir, prepare(config.moved(experiment, data_dir)))
+        return Task(workdir, prepare(config.moved(experiment, data_dir), parts=parts))
     except DataNotFoundError as error:
         raise DataNotFoundError(f"{error}; if it lies elsewhere now, say where by --data-dir") from error
 
@@ -53,16 +55,23 @@ def load_task(workdir: str | Path, data_dir: str | None = None) -> Task:
 def held_task(task: Task) -> Iterator[None]:
     """Hold the run directory, once it is known to be on the same data, in the same environment."""
     with held(task.workdir):
-        directory.check_same(task.workdir, task.prepared.experiment, task.prepared.data.fingerprint)
+        prepared = task.prepared
+        directory.check_same(task.workdir, prepared.experiment, prepared.data.fingerprint, prepared.parts)
         yield
 
 
-def ask(workdir: str | Path, *, data_dir: str | None = None, progress=Progress) -> str:
+def ask(
+    workdir: str | Path,
+    *,
+    data_dir: str | None = None,
+    parts: Parts = NO_PARTS,
+    progress=Progress,
+) -> str:
     """Write the open query to `query/` in the run directory, training first where that is due; what there is to do.
 
     Called again it writes the same files. See `bdal.labelling.questions.write_query` for what they are.
     """
-    task = load_task(workdir, data_dir)
+    task = load_task(workdir, data_dir, parts)
     with held_task(task):
         return _train_and_ask(task, progress)
 
@@ -72,6 +81,7 @@ def tell(
     answers: str | Path,
     *,
     data_dir: str | None = None,
+    parts: Parts = NO_PARTS,
     only_asked: bool = False,
     progress=Progress,
 ) -> str:
@@ -83,7 +93,7 @@ def tell(
       LabelError: an answer that is no class, or to no point of the pool, or with `only_asked` to a point that was not
         asked for; nothing of the file is taken.
     """
-    task = load_task(workdir, data_dir)
+    task = load_task(workdir, data_dir, parts)
     data = task.prepared.data
     with held_task(task):
         names = data.source.file_names
@@ -158,8 +168,7 @@ def _experiment(workdir: Path) -> config.Experiment:
 def _ledger(workdir: Path, experiment: config.Experiment) -> Ledger:
     comparison, seed = experiment.comparisons[0], experiment.first_seed
     folder = directory.seed_folder(workdir, comparison, comparison.strategies[0], seed)
-    method = f"{comparison.posterior}/{comparison.label(comparison.strategies[0])}"
-    return Ledger(seed, folder, directory.owner(workdir, method, seed))
+    return Ledger(seed, folder, directory.owner(workdir, comparison.method(comparison.strategies[0]), seed))
 
 
 def _train_and_ask(task: Task, progress) -> str:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bdal.errors import ConfigError
 from bdal.model import Model, from_nnx, model_from_nnx, trained_by
-from bdal.models.layers import Conv, max_pool
+from bdal.models.layers import Conv, check_dropout, max_pool
 from bdal.pool import unit
 
 
@@ -52,7 +51,7 @@ def cnn(shape: tuple[int, ...], num_outputs: int, *, dropout: float = 0.5) -> Mo
     """A `Model` of `CNN`, trained with a mask for each image and scored with masks that many images share.
 
     Raises:
-      ConfigError: images of another shape than `(28, 28, 1)`.
+      ValueError: images of another shape than `(28, 28, 1)`, a dropout that cannot be.
 
     >>> model = cnn((28, 28, 1), 10)
     >>> logits, features = model.apply(model.init(jax.random.key(0)), None, jnp.ones((28, 28, 1)))
@@ -60,7 +59,8 @@ def cnn(shape: tuple[int, ...], num_outputs: int, *, dropout: float = 0.5) -> Mo
     ((10,), (128,))
     """
     if tuple(shape) != (28, 28, 1):
-        raise ConfigError(f"model.name: cnn expects images of shape (28, 28, 1), found {tuple(shape)}")
+        raise ValueError(f"name: cnn expects images of shape (28, 28, 1), found {tuple(shape)}")
+    check_dropout(dropout)
     make = partial(CNN, num_outputs, dropout=dropout)
     model = model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)
     scored, _ = from_nnx(make(shared_masks=True, rngs=nnx.Rngs(0)), batched=False)

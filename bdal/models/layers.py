@@ -12,6 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 
+def check_dropout(dropout: float) -> None:
+    """ValueError unless it is at least 0 and below 1.
+
+    >>> check_dropout(0.5)
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected at least 0 and below 1, got {dropout}")
+
+
 class Conv(nnx.Module):
     """A convolution without padding, stride 1: `[H, W, C] -> [H', W', O]`."""
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bdal.model import Model, model_from_nnx
+from bdal.models.layers import check_dropout
 from bdal.pool import unit
 
 
@@ -44,15 +45,17 @@ class MLP(nnx.Module):
         return self.head(h), h
 
 
-def mlp(
-    shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25
-) -> Model:
-    """A `Model` of `MLP` for inputs of a shape.
+def mlp(shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128, 64), dropout: float = 0.25) -> Model:
+    """A `Model` of `MLP` for inputs of a shape. ValueError for widths or a dropout that cannot be.
 
     >>> model = mlp((28, 28), 10, hidden=(16,))
     >>> logits, features = model.apply(model.init(jax.random.key(0)), None, jnp.ones((28, 28)))
     >>> logits.shape, features.shape
     ((10,), (16,))
     """
+    widths = list(hidden) if isinstance(hidden, list | tuple) else []
+    if not widths or not all(isinstance(width, int) and width >= 1 and width is not True for width in widths):
+        raise ValueError(f"hidden: expected a list of widths, one a layer, each at least 1, got {hidden!r}")
+    check_dropout(dropout)
     make = partial(MLP, math.prod(shape), num_outputs, hidden=tuple(hidden), dropout=dropout)
     return model_from_nnx(lambda rngs: make(rngs=rngs), batched=False)

@@ -259,7 +259,7 @@ def about_directory(workdir: str | Path) -> About:
     except ConfigError:
         return about(runs, (), None)
     planned = [
-        (comparison.posterior, comparison.label(strategy), seed)
+        (comparison.posterior.label, strategy.label, seed)
         for comparison in experiment.comparisons
         for strategy in comparison.strategies
         for seed in experiment.seed_numbers

@@ -53,7 +53,7 @@ class Source(NamedTuple):
         for comparison in self.experiment.comparisons if self.experiment else ():
             for strategy in comparison.strategies:
                 assert self.experiment
-                planned[comparison.posterior, comparison.label(strategy)].update(self.experiment.seed_numbers)
+                planned[comparison.posterior.label, strategy.label].update(self.experiment.seed_numbers)
         return planned
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdal.report import compared, conclusions, curves, progress, queried, seconds, settings, tables
+from bdal.config.data import GIVEN
+from bdal.report import compared, conclusions, curves, progress, queried, seconds, settings, tables, training
 from bdal.report.analysis import analyse_all
 from bdal.report.document import Block, Paragraph, Picture, Section
 from bdal.report.gather import Group
@@ -35,6 +36,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
         *compared.sections(group, analyses),
         *queried.sections(group, pool, draw),
         seconds.section(group, draw),
+        training.section(group),
         settings.warned(group),
         settings.configuration(group),
         settings.environment(group),
@@ -93,7 +95,8 @@ def _setting(group: Group, pool: Pool) -> str:
     return (
         f"{where if len(group.sources) > 1 else ''}"
         f"{capital(number(len(strategies)))} query {'strategy' if len(strategies) == 1 else 'strategies'} "
-        f"({', '.join(strategies)}) under {both(under)}, on {_data(group, pool)}, over {_seeds(group)}. "
+        f"({', '.join(strategies)}) under {both(under)}{_network(group)}, on {_data(group, pool)}, "
+        f"over {_seeds(group)}. "
         f"A run starts from {labels['initial']} {first} labels, buys {query['size']} a round, and may pay for "
         f"{labels['budget']}: {labels['budget'] - validation} to train on and {validation} for validation."
         f"{' People answer.' if labels['oracle'] == 'people' else ''}"
@@ -111,6 +114,13 @@ def _seeds(group: Group) -> str:
     return f"{several(len(every), 'seed')}, {shared} paired, that is, with runs of all strategies"
 
 
+def _network(group: Group) -> str:
+    """The networks of a group, by the names of their configs; nothing where the posteriors need none."""
+    named = [source.tree.get("model") for source in group.sources]
+    found = dict.fromkeys(_builder(each) for each in named if each is not None)
+    return f" of the network {both(found)}" if len(found) == 1 else f" of the networks {both(found)}" if found else ""
+
+
 def _data(group: Group, pool: Pool) -> str:
     data, facts = group.section("data"), group.facts
     held_out = tables.measured_on(group.about) or "the validation labels"
@@ -125,7 +135,7 @@ def _data(group: Group, pool: Pool) -> str:
         f"no test set: what is measured is measured on {held_out}" if facts.get("test_points") == 0 else "",
     ]
     known = ", ".join(filter(None, known))
-    name = Path(str(data["name"])).name
+    name = "arrays given in Python" if data["name"] == GIVEN else Path(str(data["name"])).name
     return f"{name} ({known})" if known else name
 
 

@@ -89,9 +89,9 @@ class SeedRun(NamedTuple):
 # -- the run ---------------------------------------------------------------------------------------------------------
 
 
-def seed_folder(workdir: str | Path, comparison: config.Comparison, strategy: config.Strategy, seed: int) -> Path:
+def seed_folder(workdir: str | Path, comparison: config.Comparison, strategy: config.Named, seed: int) -> Path:
     """Where one (posterior, strategy, seed) keeps its ledger and metrics."""
-    return Path(workdir) / comparison.posterior / comparison.label(strategy) / f"seed_{seed}"
+    return Path(workdir) / comparison.method(strategy) / f"seed_{seed}"
 
 
 def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
@@ -102,7 +102,14 @@ def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
 # of a config, what says which runs there are, and not how one is done
 WHICH = ("name", "seeds", "first_seed", "together", "parameters", "comparisons")
 
-_OF_THE_RUN = ("config", "experiment", "data", "chunk_size", "facts")  # the rest of run.json is its environment
+_OF_THE_RUN = (
+    "config",
+    "experiment",
+    "data",
+    "chunk_size",
+    "facts",
+    "parts",
+)  # the rest is its environment
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # not the fault of the chosen directory
 
 
@@ -125,21 +132,24 @@ def _refuse(workdir: Path, error: OSError) -> NoReturn:
 
 def write_run(
     workdir: str | Path, experiment: config.Experiment, fingerprint: Any, *, facts: dict[str, Any] | None = None,
-    allow_mismatch: bool = False,
+    parts: dict[str, Any] | None = None, allow_mismatch: bool = False,
 ) -> list[str]:  # fmt: skip
     """Make the run directory with all its folders, and write `config.yaml` and `run.json` or check those in it.
 
-    `fingerprint` says which data is used, as JSON, and `facts` more of it for readers. Raises `ConfigError`, before any
+    `fingerprint` says which data is used, as JSON, and `facts` more of it for readers; `parts` what those of one's own
+    were. Raises `ConfigError`, before any
     training, if the directory cannot be written, or holds a run of another config, on other data or in another
     environment (backend, devices, versions), naming what differs. With `allow_mismatch` the run goes on all the same,
     and `run.json` keeps what differed for the report. Returns those differences.
     """
     workdir = Path(workdir)
+    parts = plain(parts or {})
     identity = run_identity(experiment, fingerprint) | ({"facts": plain(facts)} if facts else {})
+    identity |= {"parts": parts} if parts else {}
     try:
         make(workdir)
         known = (workdir / "config.yaml").exists() or has_labels(workdir)
-        found = differences(workdir, experiment, fingerprint) if known else []
+        found = differences(workdir, experiment, fingerprint, parts) if known else []
         if found and (not allow_mismatch or _fixed(workdir, experiment, found)):
             raise _another_run(workdir, experiment, found)
         if found:
@@ -186,7 +196,15 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return {}
     try:
         identity = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {"run": str, "experiment": dict, "versions": dict, "facts": dict, "later": list, "mismatches": list}
+        kinds = {
+            "run": str,
+            "experiment": dict,
+            "versions": dict,
+            "facts": dict,
+            "parts": dict,
+            "later": list,
+            "mismatches": list,
+        }
         if not isinstance(identity, dict) or not all(
             isinstance(identity.get(name, kind()), kind) for name, kind in kinds.items()
         ):
@@ -229,8 +247,10 @@ def experiment_of(workdir: str | Path) -> config.Experiment:
     return config.typed(known, str(workdir / "run.json"))
 
 
-def differences(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> list[str]:
-    """In what the run that a directory holds differs from this one: config, environment, data; `there != now`."""
+def differences(
+    workdir: str | Path, experiment: config.Experiment, fingerprint: Any, parts: dict[str, Any] | None = None
+) -> list[str]:
+    """In what the run of a directory differs from this one: config, environment, data, parts; `there != now`."""
     workdir = Path(workdir)
     known = identity_of(workdir)
     if not known and has_labels(workdir):
@@ -247,15 +267,38 @@ def differences(workdir: str | Path, experiment: config.Experiment, fingerprint:
         if known["data"] != json.loads(json.dumps(plain(fingerprint))):
             there, here = (str(each)[:12] for each in (known["data"], fingerprint))
             found.append(f"data: {there} != {here}")
+        found += differing_parts(known.get("parts", {}), parts or {})
     except (LookupError, TypeError, AttributeError) as error:
         where = workdir / "run.json"
         raise CorruptRunError(f"{where}: expected what this package wrote, found other text") from error
     return found
 
 
-def check_same(workdir: str | Path, experiment: config.Experiment, fingerprint: Any) -> None:
+def differing_parts(known: dict[str, Any], parts: dict[str, Any]) -> list[str]:
+    """In what parts of one's own differ; one that is not used any more is no difference, as the config says it."""
+    found = []
+    for name, now in parts.items():
+        there = known.get(name)
+        if there is None:
+            found.append(f"{name}: another one, or none, != a part of one's own")
+            continue
+        for field in sorted(now.keys() | there.keys()):
+            if (one := there.get(field)) != (other := now.get(field)):
+                found.append(f"{name}: {field}: {_short(one)} != {_short(other)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    """A digest by its first digits, everything else in at most 60 characters."""
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text[:60]
+
+
+def check_same(
+    workdir: str | Path, experiment: config.Experiment, fingerprint: Any, parts: dict[str, Any] | None = None
+) -> None:
     """Raise `ConfigError` unless a directory holds this very run; writes nothing."""
-    if found := differences(workdir, experiment, fingerprint):
+    if found := differences(workdir, experiment, fingerprint, plain(parts or {})):
         raise _another_run(workdir, experiment, found)
 
 

@@ -17,6 +17,11 @@ def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(holds, value))
 
 
+def _told(value: Any) -> bool:
+    """A scalar that a fit tells, or one of each member; null where it is not finite."""
+    return value is None or type(value) is bool or _is_number(value)
+
+
 def _natural(value: Any) -> bool:
     return type(value) is int and value >= 0
 
@@ -33,6 +38,10 @@ POINTS = _Kind("a list of pool points", _list_of(_natural))
 LABELS = _Kind("a list of labels", _list_of(lambda label: label is None or _natural(label)))
 NUMBERS = _Kind("a list of numbers", _list_of(_is_number))
 SECONDS = _Kind("seconds", lambda value: isinstance(value, dict) and all(map(_is_number, value.values())))
+FIT = _Kind(
+    "scalars by their names, or lists of them",
+    lambda value: isinstance(value, dict) and all(_told(each) or _list_of(_told)(each) for each in value.values()),
+)
 FINAL = _Kind(
     "numbers by their names",
     lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
@@ -54,6 +63,7 @@ MEASURED = {
     "on": TEXT,
     "predictions": LABELS,
     "final": FINAL,
+    "fit": FIT,
     "gains": NUMBERS,
     "score_quantiles": NUMBERS,
     "seconds": SECONDS,

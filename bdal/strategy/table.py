@@ -37,7 +37,7 @@ class Method(NamedTuple):
     @property
     def options(self) -> dict[str, object]:
         """The strategy's options and their defaults."""
-        return {name: parameter.default for name, parameter in _parameters(self.make).items()}
+        return {name: parameter.default for name, parameter in _options(self.make).items()}
 
     @property
     def test(self) -> str:
@@ -260,8 +260,8 @@ OTHER_NAMES = {  # that papers and other packages have for the same rules
 
 
 def make_strategy(
-    name: str, *, prefilter: int | None = None, prefilter_by: str = "bald", table: Mapping[str, Method | Callable[..., QueryStrategy]] = STRATEGIES,
-    **options,
+    name: str, *, prefilter: int | None = None, prefilter_by: str = "bald",
+    table: Mapping[str, Method | Callable[..., QueryStrategy]] = STRATEGIES, **options,
 ) -> QueryStrategy:  # fmt: skip
     """A named strategy with its options.
 
@@ -282,10 +282,10 @@ def make_strategy(
     """
     found, what = look_up(table, name, "strategy", OTHER_NAMES), f"strategy {name}"
     factory = getattr(found, "make", found)
-    of_partial = () if not isinstance(factory, partial) else tuple(inspect.signature(factory).parameters)
-    check_options(what, factory, options, of_partial)
+    known = options_of(factory) if factory is found else _options(factory)
+    check_options(what, factory, options, tuple(options_of(factory).keys() - known.keys()))
     for option, value in options.items():
-        kind = options_of(factory)[option].annotation if option in options_of(factory) else Any
+        kind = known[option].annotation if option in known else Any
         check_option(what, option, value, kind, tuple(scores.POINTWISE) if option == "score" else ())
     strategy = factory(**options)
     if prefilter is None:
@@ -293,6 +293,11 @@ def make_strategy(
     check_option(what, "prefilter", prefilter, int)
     check_option(what, "score", prefilter_by, str, tuple(scores.POINTWISE))
     return strategy._replace(prefilter=_prefilter(prefilter_by, prefilter))
+
+
+def _options(factory) -> dict[str, inspect.Parameter]:
+    """What may be said of a strategy; of a `partial`, which is one of several under its own name, nothing."""
+    return {} if isinstance(factory, partial) else options_of(factory)
 
 
 @cache
