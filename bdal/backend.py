@@ -26,6 +26,18 @@ def one_of(stacked) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], leaf.dtype), stacked)
 
 
+@lru_cache(maxsize=1)
+def key_shape() -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a key."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+@lru_cache(maxsize=256)
+def shapes_of(init: Callable[[jax.Array], Any]) -> Any:
+    """The shapes and dtypes of what `init(key)` gives."""
+    return jax.eval_shape(init, key_shape())
+
+
 def over_members(function: Callable[[Any], Any], own: Any) -> Any:
     """`function(own_k)`, a pytree of `[B, ...]`, for every member k: `[B, K, ...]`.
 
@@ -137,5 +149,5 @@ def trains_side_by_side(init: Callable[[jax.Array], Any]) -> bool:
     """
     if jax.default_backend() != "cpu":
         return True
-    size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes_of(init)))
     return size <= 2**16

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bdal.backend import one_of, steps_from_python
+from bdal.backend import key_shape, one_of, shapes_of, steps_from_python
 from bdal.committee import outputs_and_features, split_weights
 from bdal.errors import LabelError, as_array, check_inputs, check_key, described_type, is_concrete
 from bdal.likelihood import Likelihood, categorical
@@ -309,8 +309,7 @@ def learn(
 
 def leaves_loop_to_python(model: Model, inputs) -> bool:
     """Whether `train` steps from Python, unless it is traced: on a CPU, for networks with XLA's convolutions."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return steps_from_python(model.apply, jax.eval_shape(model.init, key), key, one_of(inputs))
+    return steps_from_python(model.apply, shapes_of(model.init), key_shape(), one_of(inputs))
 
 
 @dataclass(frozen=True)
@@ -330,7 +329,7 @@ class CompiledFit:
     likelihood: Likelihood
 
     def __post_init__(self):
-        variables = jax.eval_shape(self.model.init, jax.eval_shape(lambda: jax.random.key(0)))
+        variables = shapes_of(self.model.init)
         floats = [leaf for leaf in jax.tree.leaves(variables) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         if len(split_weights(variables)[0]) < len(floats) and self.model.train is None:
             warnings.warn(
@@ -382,8 +381,13 @@ def _checked_rows(model: Model, likelihood: Likelihood, inputs, labels, count, w
 
 def outputs_shape(model: Model, likelihood: Likelihood, inputs) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the outputs `[P]` for one of the inputs `[R, ...]`."""
+    leaves, structure = jax.tree.flatten(one_of(inputs))
+    return _outputs_shape(model, likelihood, structure, tuple(leaves))
 
+
+@lru_cache(maxsize=256)
+def _outputs_shape(model: Model, likelihood: Likelihood, structure, leaves) -> jax.ShapeDtypeStruct:
     def outputs(key, x):
         return outputs_and_features(model.apply(model.init(key), key, x), likelihood)[0]
 
-    return jax.eval_shape(outputs, jax.eval_shape(lambda: jax.random.key(0)), one_of(inputs))
+    return jax.eval_shape(outputs, key_shape(), jax.tree.unflatten(structure, leaves))

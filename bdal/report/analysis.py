@@ -167,7 +167,8 @@ def analyse(
       metric: "accuracy", "nll", "brier" or "ece".
       reference: each strategy is compared with it; it may be missing.
       finished: (strategy, seed) that have come to their end, by budget or by a stopping rule; the others are left out
-        and named. None: all are taken as they are, so one that has just begun shortens the range for all.
+        and named, as are those without the metric. None: all are taken as they are, so one that has just begun shortens
+        the range for all.
       planned: (strategy, seed) that there are to be; those without a curve are named too.
       end: the label count that was planned; who ends before it and so shortens the range for all is named. None: the
         last of the longest curve.
@@ -186,12 +187,13 @@ def analyse(
     for row in rows:
         if row.posterior != posterior:
             continue
-        if finished is not None and (row.strategy, row.seed) not in finished:
+        value = getattr(row, metric)
+        if (finished is not None and (row.strategy, row.seed) not in finished) or math.isnan(value):
             left_out.add((row.strategy, row.seed))
         else:
-            curves[row.strategy][row.seed][row.labels] = getattr(row, metric)
+            curves[row.strategy][row.seed][row.labels] = value
     if not curves:
-        raise ValueError(f"rows: expected evaluations of {posterior!r} that finished, found none")
+        raise ValueError(f"rows: expected evaluations of {posterior!r} that finished, found none with {metric}")
 
     left_out -= {(name, seed) for name, seeds in curves.items() for seed in seeds}
     every = [curve for seeds in curves.values() for curve in seeds.values()]

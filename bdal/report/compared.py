@@ -17,31 +17,37 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
     along = summary._replace(curves="")  # final figures have a table of their own here
     heads, lines = tables.cells(along, areas=False)
     whole = [entry.final_brier for entry in along.entries]
-    same = all(whole) and not summary.curves and not summary.mixed and summary.ends == f"{summary.last}"
-    if same:  # of the same measure, at the same labels: the final figures are there but for one
+    same = (
+        all(entry.final_accuracy for entry in along.entries)
+        and not summary.curves
+        and not summary.mixed
+        and summary.ends == f"{summary.last}"
+    )
+    if same and all(whole):  # of the same measure, at the same labels: the final figures are there but for one
         heads = [*heads, "Brier score"]
         lines = [[*line, tables.plus_minus(brier, 1, 3)] for line, brier in zip(lines, whole, strict=True)]
     heads = ["posterior", *heads]
     lines = [[title(entry.posterior), *line] for entry, line in zip(along.entries, lines, strict=True)]
+    heads, lines, names = _named(heads, lines)
     measure = f", {summary.curves}" if summary.curves else ""
     caption = f"What each strategy reached{measure}. {tables.caption(along, areas=False)}"
-    first: list[Block] = [Table(caption, heads, lines, 2, " ".join(outliers.sentences(summary.outlying)))]
+    first: list[Block] = [Table(caption, heads, lines, names, " ".join(outliers.sentences(summary.outlying)))]
     if (finals := group.about.finals) and not same:
-        heads, lines = tables.final_cells(group.about, summary.outlying)
+        heads, lines, names = _named(*tables.final_cells(group.about, summary.outlying))
         points = "test points" if group.about.on == "test" else "labels for validation"
+        by = f", by so many members on so many {points}" if "members on" in heads else ""
+        nats = ", NLL in nats" if "NLL" in heads else ""
         caption = (
-            f"Final figures: what finished runs ended with, after so many {tables.axis(finals)}, by so many members on "
-            f"so many {points}. Means and 95 % Student t intervals; accuracy in %, NLL in nats."
+            f"Final figures: what finished runs ended with, after so many {tables.axis(finals)}{by}. Means and 95 % "
+            f"Student t intervals; accuracy in %{nats}."
         )
-        first.append(Table(caption, heads, lines, 2))
+        first.append(Table(caption, heads, lines, names))
     below = []
     for posterior in group.posteriors:
         analysis = analyses.get(posterior)
         if analysis is None:
-            text = (
-                f"{capital(title(posterior))}: there is nothing to compare, as not every strategy has been evaluated."
-            )
-            below.append(Section(capital(title(posterior)), [Paragraph(text)], level=3))
+            text = f"{_head(posterior)}: there is nothing to compare, as not every strategy has been evaluated."
+            below.append(Section(_head(posterior), [Paragraph(text)], level=3))
             continue
         blocks: list[Block] = []
         if so_far(group, posterior):
@@ -53,13 +59,24 @@ def sections(group: Group, analyses: Mapping[str, Analysis]) -> list[Section]:
                 )
             )
         blocks += _tables(analysis)
-        below.append(Section(capital(title(posterior)), blocks, level=3))
+        below.append(Section(_head(posterior), blocks, level=3))
     notes = conclusions.notes(list(analyses.values()))
     return [
         Section("Comparison of strategies", first),
         *below,
         Section("How to read these tables", [Bullets(notes)] if notes else [], level=3),
     ]
+
+
+def _head(posterior: str) -> str:
+    return capital(title(posterior)) or "All methods"
+
+
+def _named(heads: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]], int]:
+    """Cells without the column of posteriors where there are none, and how many columns are names."""
+    if any(line[0] for line in lines):
+        return heads, lines, 2
+    return heads[1:], [line[1:] for line in lines], 1
 
 
 def _tables(analysis: Analysis) -> list[Block]:

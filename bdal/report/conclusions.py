@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from bdal.report.analysis import Analysis, Seeds, Threshold
-from bdal.report.words import both, capital, span, title
+from bdal.report.words import both, capital, span, title, under
 from bdal.statistics import HIGHER, LOWER, SAME, TOO_FEW, Comparison, Interval, Range
 
 Cells = tuple[list[str], list[list[str]]]  # heads, and lines of as many texts
@@ -145,7 +145,8 @@ def conclusion(analysis: Analysis) -> str:
     """What may be said of the strategies against the reference, in sentences; "" where there is nothing to compare."""
     said = _said(analysis)
     where = f"Area under {NAMES[analysis.metric]} {labels_compared(analysis)}"
-    return f"{where}, {title(analysis.posterior)}: {said}" if said else ""
+    name = f", {title(analysis.posterior)}" if analysis.posterior else ""
+    return f"{where}{name}: {said}" if said else ""
 
 
 def leads(analyses: Iterable[Analysis], so_far: Callable[[str], bool] = lambda posterior: False) -> list[str]:
@@ -171,8 +172,9 @@ def _largest(analysis: Analysis, so_far: bool) -> str:
         (one.strategy, f"{scale * one.area.mean:.{digits}f}{unit}") for one in analysis.standings[:2]
     )
     apart = best_two(analysis)
+    where = capital(under(analysis.posterior).strip()) or "Of all methods"
     return (
-        f"Under {title(analysis.posterior)} {first} has{' so far' if so_far else ''} the largest area under the "
+        f"{where} {first} has{' so far' if so_far else ''} the largest area under the "
         f"{NAMES[analysis.metric]} curve {labels_compared(analysis)}, {most} on average, and "
         f"{second} the second largest, {next_most}{f'; {apart}' if apart else ''}."
     )

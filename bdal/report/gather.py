@@ -1,10 +1,12 @@
 """Run directories as a report reads them: each as it was found, and those that belong together as one.
 
-Directories belong together if they are on the same data with the same labels to pay for, as the points of a sweep are.
+Directories belong together if they are on the same data with the same labels to pay for, as the points of a sweep are;
+those of a loop of one's own, if they say the same name and data. A CSV file of curves stands for itself.
 Their runs are told apart by (posterior, strategy, seed), and by the fields in which their configs differ otherwise.
 """
 
 import json
+import math
 import os
 import warnings
 from collections import defaultdict
@@ -18,6 +20,7 @@ import yaml
 from bdal import config
 from bdal.errors import ConfigError
 from bdal.report.analysis import About, about
+from bdal.report.from_csv import read_curves
 from bdal.report.tables import order
 from bdal.report.words import both, title
 from bdal.store import directory, durable
@@ -25,6 +28,7 @@ from bdal.store.directory import Row, SeedRun
 from bdal.store.lines import check_lines
 
 Key = tuple[str, str]  # posterior, strategy
+OWN, FILE = directory.OWN, "file"
 
 WHICH = (*directory.WHICH, "data", "labels")  # data and labels are the same in a group
 
@@ -43,6 +47,7 @@ class Source(NamedTuple):
     rows: list[Row]
     warnings: list[dict[str, Any]]
     torn: list[str]  # last lines that were cut off
+    kind: str = ""  # OWN, of a loop of one's own, or FILE, of curves; both have no config
 
     @property
     def planned(self) -> dict[Key, set[int]]:
@@ -76,8 +81,15 @@ class Group(NamedTuple):
         return {**vars(defaults[name]), **self.sources[0].tree.get(name, {})}
 
     @property
-    def training_labels(self) -> int:
-        """The labels to train on with which the budget is spent."""
+    def own(self) -> str:
+        """OWN or FILE where there is no config, so that nothing is known but what was measured."""
+        return self.sources[0].kind
+
+    @property
+    def training_labels(self) -> int | None:
+        """The labels to train on with which the budget is spent; None where that is not known."""
+        if self.own:
+            return None
         labels = self.section("labels")
         return labels["budget"] - round(labels["validation"] * labels["budget"])
 
@@ -99,9 +111,9 @@ class Group(NamedTuple):
 
 
 def gather(paths: Sequence[Path]) -> list[Group]:
-    """Read run directories and put those together that are on the same data with the same labels to pay for.
+    """Read run directories, and files of curves, and put those together that belong together.
 
-    Raises `ConfigError` for a directory that is no run directory, and `CorruptRunError` for one that was damaged.
+    Raises `ConfigError` for what is neither, and `CorruptRunError` for one that was damaged.
     """
     sources = [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
     known = {_data_and_labels(source): source.identity["data"] for source in sources if "data" in source.identity}
@@ -145,9 +157,13 @@ def merge(sources: list[Source]) -> Group:
 
 
 def _read(path: Path, name: str) -> Source:
+    if path.is_file():
+        return _read_file(path, name)
+    if path.is_dir() and directory.identity_of(path).get("loop") == OWN:
+        return _read_own(path, name)
     if not (path / "config.yaml").is_file():
         found = "no config.yaml in it" if path.is_dir() else "no such directory"
-        raise ConfigError(f"{path}: expected a run directory, as `bdal run` writes it, found {found}")
+        raise ConfigError(f"{path}: expected a run directory, as `bdal run` writes it, or a CSV file, found {found}")
     experiment, problem = None, ""
     identity, text, edited = directory.identity_of(path), (path / "config.yaml").read_text(encoding="utf-8"), []
     try:
@@ -159,15 +175,51 @@ def _read(path: Path, name: str) -> Source:
     except ConfigError as error:
         tree = _plain_config(path / "config.yaml", error)
         problem = f"this version does not read its config ({str(error).removeprefix(f'{path}{os.sep}')})"
+    runs, warned, torn = _runs(path)
+    cost = tree.get("labels", {}).get("abstain_cost", 1)
+    rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
+    return Source(name, experiment, problem, tree, text, edited, identity, runs, rows, warned, torn)
+
+
+def _runs(path: Path) -> tuple[list[SeedRun], list[dict[str, Any]], list[str]]:
+    """The runs of a directory, what they warned of, and which last lines were cut off."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         runs = directory.seed_runs(path)
         warned = durable.read(path / "warnings.jsonl")
         check_lines(path / "warnings.jsonl", warned, "warning")
-    cost = tree.get("labels", {}).get("abstain_cost", 1)
-    rows = sorted(row for run in runs for row in directory.rows_of(run, cost))
-    torn = sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})
-    return Source(name, experiment, problem, tree, text, edited, identity, runs, rows, warned, torn)
+    return runs, warned, sorted({str(warning.message).removeprefix(f"{path}{os.sep}") for warning in caught})
+
+
+def _read_own(path: Path, name: str) -> Source:
+    identity = directory.identity_of(path)
+    runs, _, torn = _runs(path)
+    rows = sorted(row for run in runs for row in directory.rows_of(run))
+    data = identity.get("about", {}).get("data")
+    tree = {"name": identity.get("run", name)} | ({"data": {"name": data}} if data else {})
+    return Source(name, None, "", tree, "", [], identity, runs, rows, [], torn, OWN)
+
+
+def _read_file(path: Path, name: str) -> Source:
+    rows = read_curves(path)
+    curves: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        scores = {score: getattr(row, score) for score in ("accuracy", *directory.SCORES)}
+        known = {score: value for score, value in scores.items() if not math.isnan(value)}
+        event = {"event": "evaluated", "labels": row.labels, "validation_labels": 0, **known}
+        curves[row[:3]].append(event | {"round": len(curves[row[:3]])})
+    runs = [
+        SeedRun(
+            posterior,
+            strategy,
+            seed,
+            path,
+            [*events, {"event": "finished", "round": len(events) - 1, "reason": FILE}],
+            [],
+        )
+        for (posterior, strategy, seed), events in curves.items()
+    ]
+    return Source(name, None, "", {"name": path.stem}, "", [], {}, runs, rows, [], [], FILE)
 
 
 def _began(identity: dict[str, Any], now: config.Experiment) -> config.Experiment:
@@ -216,6 +268,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _data_and_labels(source: Source) -> str:
+    if source.kind:  # what a file is of nobody knows
+        return f"{source.kind} {source.name if source.kind == FILE else source.tree}"
     data = {key: value for key, value in source.tree.get("data", {}).items() if key != "data_dir"}
     data["name"] = Path(str(data.get("name"))).name
     return json.dumps([data, source.tree.get("labels", {})], sort_keys=True, default=str)
@@ -238,12 +292,12 @@ def _posterior_names(sources: list[Source]) -> tuple[dict[tuple[str, str], str],
         paths = [path for path in own if any(other.get(path) != own[path] for other in others)]
         said = ", ".join(f"{path} {own[path]}" for path in paths)
         names[name, posterior] = f"{posterior} ({said})" if said else posterior
-    ledgers: dict[tuple[str, str], dict[int, dict[bytes, list[str]]]] = defaultdict(dict)
+    ledgers: dict[tuple[str, str], dict[int, dict[str, list[str]]]] = defaultdict(dict)
     for source in sources:
         for run in source.runs:
             if run.events:
                 seeds = ledgers[names[source.name, run.posterior], run.strategy]
-                content = (run.folder / "ledger.jsonl").read_bytes()
+                content = json.dumps(run.events)
                 seeds.setdefault(run.seed, {}).setdefault(content, []).append(source.name)
     apart, said = set(), []
     for (posterior, strategy), seeds in sorted(ledgers.items()):

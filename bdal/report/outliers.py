@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bdal.report.analysis import Analysis
-from bdal.report.words import both, title
+from bdal.report.words import both, under
 from bdal.statistics import far_below
 from bdal.store.directory import Row
 
@@ -64,7 +64,7 @@ def sentences(found: Iterable[Outlier]) -> list[str]:
         numbers = f"({100 * one.value:.1f} %; median of {one.seeds} seeds {100 * one.median:.1f} %)"
         said[one[:2]][one.seed].append(f"{one.what} {numbers}")
     texts = [
-        f"{MARK} {strategy} under {title(posterior)}: "
+        f"{MARK} {strategy}{under(posterior)}: "
         f"{both(f'seed {seed} lies far below the others in {both(of)}' for seed, of in seeds.items())}."
         for (posterior, strategy), seeds in said.items()
     ]

@@ -1,4 +1,4 @@
-"""`report`: run directories as one HTML file, the same as Markdown, and its figures.
+"""`report`: run directories, and CSV files of curves, as one HTML file, the same as Markdown, and its figures.
 
     OUT/report.html                      everything, figures too; opens anywhere
     OUT/report.md                        the same text and tables, with links to the figures
@@ -25,18 +25,20 @@ def report(
     workdirs: Sequence[str | Path], out: str | Path | None = None, *, load_data: bool = True,
     data_dir: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Write the report of one or more run directories, and return the path of its HTML file.
+    """Write the report of run directories and of CSV files of curves, and return the path of its HTML file.
 
-    Directories on the same data with the same labels to pay for, as the points of a sweep are, are read as one run.
+    Directories on the same data with the same labels to pay for, as the points of a sweep are, are read as one run;
+    those of a loop of one's own (`bdal.store.write_round`), if they have the same name and data.
 
     Args:
-      workdirs: run directories, finished or not.
-      out: the folder to write to; `<first run directory>/report` if None.
+      workdirs: run directories, finished or not, and files as `read_curves` takes them.
+      out: the folder to write to; if None, `report` in the first directory, or `<name>-report` beside the first file.
       load_data: read the data set, where it lies on this machine, for the classes of the pool and the images.
       data_dir: where it lies, the folder of a named data set or the `.npz` or folder itself, if not where it was.
 
     Raises:
-      ConfigError: a directory that is no run directory, or a folder that cannot be written to.
+      ConfigError: a directory that is no run directory, a file that holds no curves, or a folder that cannot be written
+        to.
       CorruptRunError: a file of a run that no interrupted write can explain.
     """
     paths = list(dict.fromkeys(expanded(workdir).resolve() for workdir in workdirs))
@@ -47,7 +49,8 @@ def report(
             f"out: expected a folder, in which the report is report.html, got {out}; pass {Path(out).with_suffix('')}"
         )
     groups = [_with_data_at(group, data_dir) for group in gather(paths)]
-    out = expanded(out).resolve() if out is not None else paths[0] / "report"
+    first = paths[0].with_name(f"{paths[0].stem}-report") if paths[0].is_file() else paths[0] / "report"
+    out = first if out is None else expanded(out).resolve()
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,7 +65,10 @@ def report(
     names = _names(groups)
     lead, body = parts[0]
     if len(groups) > 1:
-        text = f"{len(groups)} experiments on different data or with different labels to pay for, each on its own."
+        known = "" if not any(group.own for group in groups) else "that are not known to be "
+        differ = "on the same data with the same labels to pay for" if known else ""
+        differ = differ or "on different data or with different labels to pay for"
+        text = f"{len(groups)} experiments {known}{differ}, each on its own."
         lead = [Paragraph(text)]
         body = []
         for name, part in zip(names, parts, strict=True):
@@ -100,4 +106,6 @@ def _names(groups: Sequence[Group]) -> list[str]:
         namesakes = [other for name, other in zip(titles, fields, strict=True) if name == title]
         differing = [f"{path} {value}" for path, value in own.items() if any(each[path] != value for each in namesakes)]
         names.append(f"{title} ({', '.join(differing)})" if differing else title)
-    return names
+    sources = [group.sources[0].name for group in groups]
+    again = [names.count(name) > 1 for name in names]
+    return [f"{name} ({source})" if twice else name for name, source, twice in zip(names, sources, again, strict=True)]

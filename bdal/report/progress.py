@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bdal.report import queried
 from bdal.report.document import Block, Paragraph, Section, Table
-from bdal.report.gather import Group, Key
+from bdal.report.gather import FILE, Group, Key
 from bdal.report.words import both, several, span, title
 
 REASONS = {
@@ -21,8 +21,11 @@ REASONS = {
 def how_far(group: Group) -> str:
     """How many of the runs are finished, and how far the others are."""
     states = [_state(group, key, seed) for key, seeds in group.planned.items() for seed in seeds]
+    if group.own == FILE:
+        return f"{several(len(states), 'learning curve')} from {group.sources[0].name}."
     still_open = [state.rounds for state in states if state.reason is None]
-    rounds = f"{_of_planned(group, span(still_open))} rounds, not finished"
+    far = _of_planned(group, span(still_open))
+    rounds = f"{far} round{'' if far == '1' else 's'}, not finished"
     if not any(state.started for state in states):
         return "Nothing has been run yet."
     if not still_open:
@@ -30,7 +33,7 @@ def how_far(group: Group) -> str:
         every = {1: "The run is", 2: "Both runs are"}.get(len(states), f"All {len(states)} runs are")
         return f"{every} finished: {why}."
     if waits := _waits(group):
-        return f"{waits} {_of_planned(group, span(still_open))} rounds are done."
+        return f"{waits} {far} rounds are done."
     if len(states) == 1:
         return f"The run has come to {rounds}."
     if len(still_open) == len(states):
@@ -40,6 +43,8 @@ def how_far(group: Group) -> str:
 
 
 def section(group: Group) -> Section:
+    if group.own == FILE:
+        return Section("Progress", [])
     lines, unfinished = [], 0
     for key, seeds in group.planned.items():
         states = [_state(group, key, seed) for seed in seeds]
@@ -90,7 +95,7 @@ def _state(group: Group, key: Key, seed: int) -> _State:
 def _of_planned(group: Group, rounds: str) -> str:
     """Rounds, of those with which the budget is spent; abstentions that cost nothing make more of them."""
     labels, query = group.section("labels"), group.section("query")
-    if not labels["abstain_cost"]:
+    if group.training_labels is None or not labels["abstain_cost"]:
         return rounds
     return f"{rounds} of {1 + max(0, -(-(group.training_labels - labels['initial']) // query['size']))}"
 

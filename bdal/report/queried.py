@@ -62,6 +62,10 @@ def pool_of(group: Group, load_data: bool) -> Pool:
 
 def sections(group: Group, pool: Pool, draw: Draw) -> list[Section]:
     """What was queried, and the answers."""
+    if group.own:  # which points they are is not known, nor their labels
+        gains = any(line.get("gains") for run in group.runs for line in run.metrics)
+        scores = Section("Scores", _scores(group, draw), level=3) if gains else None
+        return [Section("What was queried", []), scores] if scores else []
     if not any(_queries(run) for run in group.runs):
         text = "Nothing has been queried yet."
         return [Section("What was queried", [Paragraph(text)]), _labels(group, pool)] if group.runs else []

@@ -30,7 +30,7 @@ def section(group: Group, draw: Draw) -> Section:
             }
     if not by_round:
         text = "No seconds are on record yet (metrics.jsonl)."
-        return Section("Time", [Paragraph(text)] if group.runs else [])
+        return Section("Time", [Paragraph(text)] if group.runs and not group.own else [])
 
     usual = {key: {phase: _usual(rounds, phase) for phase in figures.PHASES} for key, rounds in by_round.items()}
     digits = 3 if max(sum(phases.values()) for phases in usual.values()) < 1 else 2

@@ -1,6 +1,7 @@
 """The sections of a report on a group of runs, in order, and the paragraph on what was run."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from bdal.config.data import GIVEN
 from bdal.report import compared, conclusions, curves, progress, queried, seconds, settings, tables, training
 from bdal.report.analysis import analyse_all
 from bdal.report.document import Block, Paragraph, Picture, Section
-from bdal.report.gather import Group
+from bdal.report.gather import FILE, OWN, Group
 from bdal.report.queried import Draw, Pool
 from bdal.report.words import both, capital, number, several, span, title
 
@@ -50,7 +51,7 @@ def of_group(group: Group, folder: Path, prefix: str, load_data: bool) -> Part:
     lead = [
         *map(Paragraph, [progress.how_far(group), *verdicts]),
         curves.accuracy(group, draw),
-        Paragraph(_setting(group, pool)),
+        *map(Paragraph, filter(None, [_setting(group, pool)])),
     ]
     return Part(lead, sections)
 
@@ -74,6 +75,8 @@ def _drawer(folder: Path, prefix: str) -> Draw:
 
 def _setting(group: Group, pool: Pool) -> str:
     """What was run, on what, in one paragraph."""
+    if group.own:
+        return _own_setting(group)
     labels, query = group.section("labels"), group.section("query")
     strategies = list(
         dict.fromkeys(strategy for _, strategy in sorted(group.planned, key=lambda key: key[1] == "random"))
@@ -101,6 +104,34 @@ def _setting(group: Group, pool: Pool) -> str:
         f"{labels['budget']}: {labels['budget'] - validation} to train on and {validation} for validation."
         f"{' People answer.' if labels['oracle'] == 'people' else ''}"
     )
+
+
+def _own_setting(group: Group) -> str:
+    """What is known of runs without a config."""
+    if not group.rows:
+        return ""
+    strategies = list(dict.fromkeys(strategy for _, strategy in group.planned))
+    noun = "query strategy" if group.own == OWN else "method"
+    noun = noun if len(strategies) == 1 else {"method": "methods"}.get(noun, "query strategies")
+    members = {
+        posterior: span([row.members for row in group.rows if row.posterior == posterior and row.members])
+        for posterior in group.posteriors
+    }
+    named = [
+        f"{title(name)}{f' ({members[name]} members)' if members[name] != '0' else ''}" for name in group.posteriors
+    ]
+    under = f" under {both(named)}" if any(group.posteriors) else ""
+    data = f", on {group.section('data')['name']}" if "data" in group.sources[0].tree else ""
+    how = f"read from {group.sources[0].name}" if group.own == FILE else "by a loop of its own"
+    runs: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for row in group.rows:
+        runs[row[:3]].append(row.labels)
+    first, last = span([min(found) for found in runs.values()]), span([max(found) for found in runs.values()])
+    validation = span([row.validation_labels for row in group.rows])
+    besides = f", with {validation} more for validation" if validation != "0" else ""
+    where = f"{len(group.sources)} run directories, read as one. " if len(group.sources) > 1 else ""
+    what = f"{where}{capital(number(len(strategies)))} {noun} ({', '.join(strategies)}){under}{data}"
+    return f"{what}, {how}, over {_seeds(group)}. Curves begin at {first} training labels and end at {last}{besides}."
 
 
 def _seeds(group: Group) -> str:

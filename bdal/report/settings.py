@@ -28,7 +28,7 @@ def warned(group: Group) -> Section:
         blocks += [Paragraph(text, note=True), Bullets(mismatches)]
     if lines:
         blocks.append(Table("What the run warned of, each warning once.", ["where", "kind", "message"], lines, left=3))
-    else:
+    elif not group.own:
         blocks.append(Paragraph("No warning is on record."))
     return Section("Warnings", blocks)
 
@@ -49,6 +49,8 @@ def configuration(group: Group) -> Section:
         for source in group.sources
         if source.problem
     ]
+    if group.own:
+        return Section("Configuration" if not blocks else "Directories", blocks)
     for source in group.sources:
         if source.edited:
             text = (
@@ -87,6 +89,8 @@ def environment(group: Group) -> Section:
             name = ", ".join(filter(None, [*place, f"{when} ({turn})" if turn > 1 else when]))
             if facts not in found.values():
                 found[name or "value"] = facts
+    if not found and group.own:
+        return Section("Versions and devices", [])
     if not found:
         return Section("Versions and devices", [Paragraph("There is no run.json yet.")])
     names = list(dict.fromkeys(name for facts in found.values() for name in facts))

@@ -14,9 +14,9 @@ from rich.table import Table
 from bdal.report import outliers
 from bdal.report.analysis import ROWS_ONLY, About, Analysis, about_directory, analyse_all
 from bdal.report.conclusions import conclusion
-from bdal.report.words import both, span, title
+from bdal.report.words import both, span, title, under
 from bdal.statistics import Interval, area, student_t
-from bdal.store.directory import Row
+from bdal.store.directory import SCORES, Row
 from bdal.store.durable import write_atomic
 
 NEAR = 0.9  # of the largest label count: strategies that come so far are read at one count
@@ -60,6 +60,7 @@ class Summary(NamedTuple):
     curves: str = ""  # on what curves are measured, where final figures are on more
     ends: str = ""  # the label counts at which runs ended
     mixed: str = ""  # that curves are not of one measure
+    lacking: tuple[str, ...] = ()  # scores that no row has
 
 
 def order(posterior: str) -> tuple[bool, str]:
@@ -106,10 +107,10 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
             if not inside(labels):
                 return None
             values = [{count: getattr(row, field) for count, row in curve.items()} for curve in seeds.values()]
-            return student_t([area(curve, labels, labels) for curve in values])
+            return _interval([area(curve, labels, labels) for curve in values])
 
         def final(field: str, ended=finals[posterior, strategy], seeds=seeds) -> Interval | None:
-            return student_t([getattr(row, field) for row in ended]) if len(ended) == len(seeds) else None
+            return _interval([getattr(row, field) for row in ended]) if len(ended) == len(seeds) else None
 
         between |= any(inside(n) and n not in curve for n in (half, last) for curve in seeds.values())
         entries.append(
@@ -137,8 +138,13 @@ def summarise(rows: Sequence[Row], known: About = ROWS_ONLY) -> Summary:
     return Summary(
         entries, half, last, max(row.validation_labels for row in rows), between, axis(rows), measured_on(known),
         _over(analyses, (first, last)), tuple(filter(None, said)), tuple(outlying), curve_measure(rows, known),
-        span([row.labels for row in known.finals]), _mixed(rows, known),
+        span([row.labels for row in known.finals]), _mixed(rows, known), lacking(rows),
     )  # fmt: skip
+
+
+def _interval(values: Sequence[float]) -> Interval | None:
+    """None where one of the values is not known."""
+    return None if any(map(math.isnan, values)) else student_t(values)
 
 
 def _difference(one: Mapping[int, float], other: Mapping[int, float]) -> Interval:
@@ -148,6 +154,11 @@ def _difference(one: Mapping[int, float], other: Mapping[int, float]) -> Interva
 def axis(rows: Sequence[Row]) -> str:
     """What the labels of the rows are: abstentions that were paid for are no labels to train on."""
     return "labels paid for" if any(row.abstained for row in rows) else "training labels"
+
+
+def lacking(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The scores that no row has: a loop of one's own may leave them out."""
+    return tuple(score for score in SCORES if all(math.isnan(getattr(row, score)) for row in rows))
 
 
 def measured_on(known: About) -> str:
@@ -180,7 +191,7 @@ def curve_measure(rows: Sequence[Row], known: About) -> str:
         if 0 < some < row.points and known.on == "test":
             points[f"{some:,} of {row.points:,}"] = None
     if len({*members.values()}) > 1:
-        members = {name: f"{said} under {title(name)}" for name, said in members.items() if said}
+        members = {name: f"{said}{under(name)}" for name, said in members.items() if said}
     by, on = both(filter(None, dict.fromkeys(members.values()))), both(points)
     return " ".join(filter(None, [by and f"by {by}", on and f"on {on} test points"]))
 
@@ -208,9 +219,7 @@ def _over(analyses: Mapping[str, Analysis], whole: tuple[int, int]) -> str:
         return "the learning curve"
     ranges = list(dict.fromkeys(f"{span([analysis.low, analysis.high])} labels" for analysis in found))
     if len(ranges) > 1:
-        ranges = [
-            f"{span([analysis.low, analysis.high])} labels under {title(analysis.posterior)}" for analysis in found
-        ]
+        ranges = [f"{span([analysis.low, analysis.high])} labels{under(analysis.posterior)}" for analysis in found]
     return f"{both(ranges)}, which all {'finished ' if out else ''}runs have"
 
 
@@ -223,28 +232,33 @@ def caption(summary: Summary, *, areas: bool = True) -> str:
     paid = "" if summary.axis == "training labels" else paid
     measured = f" Measured on {summary.measured}, as there is no test set." if summary.measured else ""
     entries = summary.entries
+    validation = f" + {summary.validation_labels} for validation" if summary.validation_labels else ""
     behind = any(entry.half_accuracy is None or entry.accuracy is None for entry in entries)
     alone = any(entry.difference is None and entry.area and entry.strategy != "random" for entry in entries)
     why = " –: not every seed of the strategy has come to these labels." if behind else ""
+    scores = [getattr(entry, name) for entry in entries for name in ("nll", "ece") if name not in summary.lacking]
+    if any(entry.accuracy for entry in entries) and None in scores and not behind:
+        why += " –: a score that not every evaluation has."
     over = against = ""
     if areas:
         why += " No area: no run of the strategy is compared." if any(entry.area is None for entry in entries) else ""
         why += " – vs random: nothing to compare on the same seeds." if alone and _with_random(summary) else ""
-        against = "vs random: difference of areas on the same seeds; " if _with_random(summary) else ""
-        over = f"area: mean accuracy over {summary.areas}; "
-    ends = "NLL (nats) and ECE at the end."
+        against = "; vs random: difference of areas on the same seeds" if _with_random(summary) else ""
+        over = f"; area: mean accuracy over {summary.areas}"
+    names = [name for name, score in (("NLL (nats)", "nll"), ("ECE", "ece")) if score not in summary.lacking]
+    ends = f"; {both(names)} at the end." if names else "."
     if summary.curves:
         unfinished = any(entry.final_accuracy is None for entry in entries)
         on = "validation labels" if summary.measured else "test points"
         where = "" if summary.ends == f"{summary.last}" else f", at {summary.ends} labels"
         ends = (
-            f"final: at the end of each run{where}, by all members on all {on}, NLL in nats; all else "
+            f"; final: at the end of each run{where}, by all members on all {on}, NLL in nats; all else "
             f"{summary.curves}.{' – final: not every seed has finished.' if unfinished else ''}"
         )
     ends += f" {summary.mixed}" if summary.mixed else ""
     return (
-        f"{span([seeds[0], seeds[-1]])} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} {summary.axis} + "
-        f"{summary.validation_labels} for validation.{paid}{measured}{intervals} Accuracy in %; {over}"
+        f"{span([seeds[0], seeds[-1]])} seed{'s' if seeds[-1] > 1 else ''}; {summary.last} {summary.axis}"
+        f"{validation}.{paid}{measured}{intervals} Accuracy in %{over}"
         f"{against}{ends}{lines}{why}"
     )
 
@@ -269,6 +283,7 @@ def cells(summary: Summary, *, short: bool = False, areas: bool = True) -> tuple
 
     lesser, difference = (_plain, plus_minus) if short else (plus_minus, _between)
     at, final, apart = "acc." if short else "acc. at", "" if short else "final ", bool(summary.curves)
+    lacking = summary.lacking
     last = _plain if short and apart else plus_minus
     columns = [
         ("strategy", lambda entry: _marked(entry.strategy, entry.outlier), True),
@@ -277,10 +292,10 @@ def cells(summary: Summary, *, short: bool = False, areas: bool = True) -> tuple
         ("area", lambda entry: lesser(entry.area, 100, 1), areas),
         ("vs random", lambda entry: difference(entry.difference, 100, 1, "+"), areas and _with_random(summary)),
         ("final acc.", lambda entry: plus_minus(entry.final_accuracy, 100, 1), apart),
-        (f"{final}NLL", lambda entry: lesser(entry.final_nll, 1, 2), apart),
-        (f"{final}ECE", lambda entry: lesser(entry.final_ece, 1, 3), apart),
-        ("NLL", lambda entry: lesser(entry.nll, 1, 2), not apart),
-        ("ECE", lambda entry: lesser(entry.ece, 1, 3), not apart),
+        (f"{final}NLL", lambda entry: lesser(entry.final_nll, 1, 2), apart and "nll" not in lacking),
+        (f"{final}ECE", lambda entry: lesser(entry.final_ece, 1, 3), apart and "ece" not in lacking),
+        ("NLL", lambda entry: lesser(entry.nll, 1, 2), not apart and "nll" not in lacking),
+        ("ECE", lambda entry: lesser(entry.ece, 1, 3), not apart and "ece" not in lacking),
     ]
     shown = [(head, text) for head, text, there in columns if there]
     return [head for head, _ in shown], [[text(entry) for _, text in shown] for entry in summary.entries]
@@ -312,6 +327,14 @@ def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tupl
     finals: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in known.finals:
         finals[row[:2]].append(row)
+    every = (
+        ("accuracy", 100, 1, "accuracy"),
+        ("nll", 1, 2, "NLL"),
+        ("brier", 1, 3, "Brier score"),
+        ("ece", 1, 3, "ECE"),
+    )
+    there = [each for each in every if each[0] not in lacking(known.finals)]
+    on = any(row.members or row.points for row in known.finals)
     lines = []
     for key in sorted(finals, key=lambda key: (order(key[0]), key[1] == "random", key[1])):
         rows = finals[key]
@@ -319,12 +342,13 @@ def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tupl
             span([getattr(row, field) for row in rows]) for field in ("labels", "members", "points")
         )
         shown = [
-            plus_minus(student_t([getattr(row, field) for row in rows]), scale, digits)
-            for field, scale, digits in (("accuracy", 100, 1), ("nll", 1, 2), ("brier", 1, 3), ("ece", 1, 3))
+            plus_minus(_interval([getattr(row, field) for row in rows]), scale, digits)
+            for field, scale, digits, _ in there
         ]
         name = _marked(key[1], any(one[:2] == key for one in outlying))
-        lines.append([title(key[0]), name, f"{len(rows)}", labels, f"{members} on {points}", *shown])
-    return ["posterior", "strategy", "runs", "labels", "members on", "accuracy", "NLL", "Brier score", "ECE"], lines
+        lines.append([title(key[0]), name, f"{len(rows)}", labels, *[f"{members} on {points}"] * on, *shown])
+    heads = ["posterior", "strategy", "runs", "labels", *["members on"] * on, *(each[3] for each in there)]
+    return heads, lines
 
 
 def rich_table(summary: Summary, width: int = 120) -> Table:

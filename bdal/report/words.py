@@ -58,6 +58,15 @@ def title(posterior: str) -> str:
     return TITLES.get(name, name) + space + rest
 
 
+def under(posterior: str) -> str:
+    """ " under" a posterior; nothing where a file names none.
+
+    >>> under("mc_dropout"), under("")
+    (' under MC dropout', '')
+    """
+    return f" under {title(posterior)}" if posterior else ""
+
+
 def by_posterior(values: Mapping[tuple[str, str], Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """Values of each (posterior, strategy) for figures of small panels: one figure if they are few, or one a posterior.
 

@@ -35,6 +35,7 @@ Every line is sealed (`bdal.store.durable`).
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -50,6 +51,8 @@ from bdal.store.lines import check_lines
 
 class Row(NamedTuple):
     """One evaluation: a model trained on `labels` labels (and stopped by `validation_labels` more).
+
+    NaN stands for a score that is not known.
 
     `labels` counts what was paid for: the abstentions that are charged are in it. `members` of its committee were
     evaluated, on `points` test points; 0 where that is not known.
@@ -102,6 +105,9 @@ def owner(workdir: str | Path, method: str, seed: int) -> dict[str, Any]:
 # of a config, what says which runs there are, and not how one is done
 WHICH = ("name", "seeds", "first_seed", "together", "parameters", "comparisons")
 
+OWN = "own"  # of `loop` in `run.json`: the rounds of a loop of one's own (`bdal.store.own`), and no config
+SCORES = ("nll", "brier", "ece")  # which such a loop may leave out
+
 _OF_THE_RUN = (
     "config",
     "experiment",
@@ -109,7 +115,7 @@ _OF_THE_RUN = (
     "chunk_size",
     "facts",
     "parts",
-)  # the rest is its environment
+)  # the rest of run.json is its environment
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # not the fault of the chosen directory
 
 
@@ -146,6 +152,7 @@ def write_run(
     parts = plain(parts or {})
     identity = run_identity(experiment, fingerprint) | ({"facts": plain(facts)} if facts else {})
     identity |= {"parts": parts} if parts else {}
+    _check_no_own(workdir)
     try:
         make(workdir)
         known = (workdir / "config.yaml").exists() or has_labels(workdir)
@@ -196,15 +203,8 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return {}
     try:
         identity = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {
-            "run": str,
-            "experiment": dict,
-            "versions": dict,
-            "facts": dict,
-            "parts": dict,
-            "later": list,
-            "mismatches": list,
-        }
+        kinds = dict.fromkeys(("experiment", "versions", "facts", "parts", "about"), dict)
+        kinds |= {"run": str, "loop": str, "later": list, "mismatches": list}
         if not isinstance(identity, dict) or not all(
             isinstance(identity.get(name, kind()), kind) for name, kind in kinds.items()
         ):
@@ -212,6 +212,14 @@ def identity_of(workdir: str | Path) -> dict[str, Any]:
         return identity
     except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: expected what this package wrote, found other text") from error
+
+
+def _check_no_own(workdir: Path) -> None:
+    if identity_of(workdir).get("loop") == OWN:
+        raise ConfigError(
+            f"{workdir}: holds the rounds of a loop of its own, which has no config: that loop goes on there, and bdal "
+            "report reads it; choose another directory"
+        )
 
 
 def _environment() -> dict[str, Any]:
@@ -241,6 +249,7 @@ def _threads() -> int:
 def experiment_of(workdir: str | Path) -> config.Experiment:
     """The run that a directory holds: as it began, whatever was done to `config.yaml` since. Raises `ConfigError`."""
     workdir = Path(workdir)
+    _check_no_own(workdir)
     known = identity_of(workdir).get("experiment")
     if known is None:  # a sweep's run that has not begun
         return config.load(workdir / "config.yaml")
@@ -388,7 +397,8 @@ def _check_no_copies(runs: list[SeedRun]) -> None:
 def results(workdir: str | Path) -> list[Row]:
     """Every evaluation in a run directory, finished or not, by posterior, strategy, seed and labels.
 
-    Raises `ConfigError` if there is no such directory, and `CorruptRunError` if an "evaluated" event lacks a field.
+    NLL, Brier score and ECE are NaN where a loop of one's own has none. Raises `ConfigError` if there is no such
+    directory, and `CorruptRunError` if an "evaluated" event lacks another field.
     """
     if not Path(workdir).is_dir():
         raise ConfigError(f"{workdir}: expected a run directory, found none")
@@ -419,7 +429,9 @@ def _is_evaluation(event: dict[str, Any]) -> bool:
 def _row(run: SeedRun, place: int, final: dict[str, Any], abstain_cost: int) -> Row:
     event = run.events[place] | final
     try:
-        measured = {field: event[field] for field in Row._fields[3:9]}
+        measured = {
+            field: event.get(field, math.nan) if field in SCORES else event[field] for field in Row._fields[3:9]
+        }
     except KeyError as error:
         where = run.folder / "ledger.jsonl"
         raise CorruptRunError(f"{where}: line {place + 1}: 'evaluated' without {error}") from error

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from bdal.store import durable
 
 HEARTBEAT = 30.0  # seconds between two signs of life
+PATIENCE = 60.0  # seconds to wait for others that write a line
 STALE = 600.0  # seconds without one after which another host may take the lock over
 
 
@@ -63,6 +64,20 @@ def lock(workdir: str | Path) -> Iterator[None]:
             heart.join()
             if _read(sign).get("token") == token:
                 sign.unlink(missing_ok=True)
+    finally:
+        held.release()
+
+
+@contextmanager
+def alone(workdir: str | Path) -> Iterator[None]:
+    """Hold a directory for as long as a line takes, after others that do; `LockedError` where that takes a minute."""
+    held = _system_lock(Path(workdir) / ".run.lock")
+    try:
+        held.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise _locked(Path(workdir) / "run.lock") from None
+    try:
+        yield
     finally:
         held.release()
 

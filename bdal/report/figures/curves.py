@@ -11,8 +11,8 @@ import numpy as np
 
 from bdal.report.figures import drawing
 from bdal.report.figures.drawing import COLORS, GREY, KINDS, figure_of
-from bdal.report.tables import axis, order
-from bdal.report.words import title
+from bdal.report.tables import axis, lacking, order
+from bdal.report.words import several, title
 from bdal.statistics import Interval, student_t
 from bdal.store.directory import Row
 
@@ -33,11 +33,13 @@ def learning_curves(
     One posterior has its panels side by side, several have a column each. Lines are means over seeds; random and the
     best others, `BANDS` in all, have bands, their 95 % Student t intervals. Label counts that differ between seeds are
     joined by straight lines, and a strategy's curve ends where one of its seeds does. `kinds` are endings: png, pdf and
-    svg; `on` is what was measured on, test or validation. With a `posterior` only that one is drawn, in the colours and
-    on the scales of all. Returns a path each. Raises `ValueError` if there are no rows.
+    svg; `on` is what was measured on, test or validation, or "". Metrics that no row has are left out. With a
+    `posterior` only that one is drawn, in the colours and on the scales of all. Returns a path each. Raises
+    `ValueError` if there are no rows.
     """
     if not rows:
         raise ValueError("expected at least one evaluated round, found none; the run has not come that far")
+    metrics = [metric for metric in metrics if metric not in lacking(rows)]
     every = sorted({row.posterior for row in rows}, key=order)
     posteriors = every if posterior is None else [posterior]
     strategies = sorted({row.strategy for row in rows}, key=lambda name: (name == "random", name))
@@ -45,8 +47,9 @@ def learning_curves(
     if "random" in looks:
         looks["random"] = {"color": GREY, "linestyle": (0, (4, 2)), "marker": None}
     validation = "/".join(map(str, sorted({row.validation_labels for row in rows})))
+    counted = axis(rows) + (f" (+{validation} validation)" if validation != "0" else "")
     seeds = {name: len({row.seed for row in rows if row.posterior == name}) for name in posteriors}
-    titles = {name: f"{title(name)}, {count} seed{'s' if count > 1 else ''}" for name, count in seeds.items()}
+    titles = {name: ", ".join(filter(None, [title(name), several(count, "seed")])) for name, count in seeds.items()}
     wide = {name: banded(rows, name) for name in every}
 
     alone = len(posteriors) == 1
@@ -68,15 +71,15 @@ def learning_curves(
                     _draw_curve(panel, labels, means, (low, high), strategy, look)
                 panel.set_ylim(limits)
                 if alone:
-                    panel.set_title(f"{on} {METRICS[metric]}")
+                    panel.set_title(f"{on} {METRICS[metric]}".strip())
                 elif column == 0:
-                    panel.set_ylabel(f"{on} {METRICS[metric]}")
+                    panel.set_ylabel(f"{on} {METRICS[metric]}".strip())
                 else:
                     panel.tick_params(labelleft=False)
         for column, name in enumerate([] if alone else posteriors):
             panels[0, column].set_title(titles[name])
         for panel in panels.flat if alone else panels[-1]:
-            panel.set_xlabel(f"{axis(rows)} (+{validation} validation)")
+            panel.set_xlabel(counted)
         figure.align_ylabels(panels[:, 0])
         what = ["mean over seeds;", "shaded: 95 % t interval"] if max(seeds.values()) > 1 else []
         heading = [titles[posteriors[0]]] if alone else []
@@ -105,7 +108,7 @@ def curve(rows: Sequence[Row], posterior: str, strategy: str, metric: str) -> li
     """(labels, mean and half-width) at all label counts of the strategy's seeds that every one of them has come to."""
     curves: dict[int, dict[int, float]] = defaultdict(dict)
     for row in rows:
-        if (row.posterior, row.strategy) == (posterior, strategy):
+        if (row.posterior, row.strategy) == (posterior, strategy) and not math.isnan(getattr(row, metric)):
             curves[row.seed][row.labels] = getattr(row, metric)
     if not curves:
         return []
@@ -172,8 +175,10 @@ def _legend(figure: Any, panels: Any, rows: Sequence[Row], wide: Mapping[str, Se
         name: Patch(color=handles[name].get_color(), alpha=SHADE, lw=0)
         for names in (wide.values() if banded else ())
         for name in names
+        if name in handles
     }
-    names = list(dict.fromkeys(name for posterior in wide for name in _ranked(rows, posterior)))
+    names = dict.fromkeys(name for posterior in wide for name in _ranked(rows, posterior))
+    names = [name for name in names if name in handles]
     figure.legend(
         [(shades[name], handles[name]) if name in shades else handles[name] for name in names],
         ["\n".join(textwrap.wrap(name, LONGEST)) for name in names],
