@@ -29,7 +29,7 @@ from bdal.acquisition import ACQUISITION_FUNCTIONS
 from bdal.committee import Committee, deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, ConfigError, LabelError, NonFiniteError, SelectorError
 from bdal.experiment import progress
-from bdal.experiment.run import run
+from bdal.experiment.run import run_experiment
 from bdal.information import mutual_information
 from bdal.loop import active_learning, ask
 from bdal.model import from_batched, model_from_functions
@@ -932,6 +932,7 @@ def test_43_no_key_is_used_twice_over_a_run(keys):
     def noisy(params, key, x):
         if key is not None:
             jax.debug.callback(note, jax.random.key_data(key))
+            x = x + 0.0 * jax.random.key_data(key).sum()  # what depends on no key is computed once for all members
         return x @ params, x
 
     rounds, steps, rows, members, looks = 3, 4, 5, 6, 7
@@ -951,7 +952,8 @@ def test_43_no_key_is_used_twice_over_a_run(keys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_43_no_key_is_used_twice_over_an_experiment(keys, tmp_path):
-    run(tiny_experiment(seeds=3, evaluation=config.Evaluation(points=20)), tmp_path, Silent)
+    experiment = tiny_experiment(seeds=3, evaluation=config.Evaluation(points=20))
+    run_experiment(experiment, tmp_path, progress=Silent)
     assert keys.used_twice() == {}
     assert sum("permutation" in names for names in keys.by.values()) >= 3  # the initial set of each seed
 
@@ -986,11 +988,11 @@ def tiny_experiment(**changes):
         "seeds": 1,
         "together": False,
         "data": config.Data(name="optdigits", pool=150, test=60),
-        "model": config.Model(name="mlp", hidden=(8,), dropout=0.25),
+        "model": config.Named("mlp", {"hidden": [8], "dropout": 0.25}),
         "training": config.Training(steps=6, min_steps=2, batch_size=8, eval_every=3),
         "labels": config.Labels(budget=20, initial=8),
         "query": config.Query(size=4),
-        "comparisons": (config.Comparison("deep_ensemble", 2, (config.Strategy("bald"),)),),
+        "comparisons": (config.Comparison("deep_ensemble", 2, (config.Named("bald"),)),),
     }
     return config.Experiment(**fields | changes)
 
