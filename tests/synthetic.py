@@ -12,7 +12,7 @@ from bdal.store.ledger import Ledger
 SMALL = config.Experiment(
     name="small",
     comparisons=(
-        config.Comparison("mc_dropout", 20, (config.Strategy("random"), config.Strategy("power_bald", {"beta": 4}))),
+        config.Comparison("mc_dropout", 20, (config.Named("random"), config.Named("power_bald", {"beta": 4}))),
     ),
     seeds=2,
     labels=config.Labels(budget=25, initial=10, validation=0.2),
@@ -38,7 +38,7 @@ def make_run(workdir: Path, experiment: config.Experiment = SMALL, *, noise: flo
         for place, strategy in enumerate(comparison.strategies):
             for seed in experiment.seed_numbers:
                 folder = directory.seed_folder(workdir, comparison, strategy, seed)
-                method = f"{comparison.posterior}/{comparison.label(strategy)}"
+                method = comparison.method(strategy)
                 written = Ledger(seed, folder, directory.owner(workdir, method, seed))
                 for event in events(experiment, seed, place):
                     written.add(event)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from bdal import cli, config, contrib
+from bdal import experiment as experiments
 from bdal.config.data import load as load_data
 from bdal.errors import AcceleratorError, ConfigError, DataNotFoundError
-from bdal.experiment import run as experiment_run
 from bdal.experiment.progress import Progress
 from bdal.store.directory import owner, seed_folder
 from bdal.store.durable import append
@@ -54,7 +54,7 @@ def runner(monkeypatch):
     """Puts a function in the place of the runner."""
 
     def replace(run):
-        monkeypatch.setattr(experiment_run, "run", run)
+        monkeypatch.setattr(experiments, "run_experiment", run)
 
     return replace
 
@@ -78,14 +78,14 @@ def made_up_run(experiment, workdir):
                                 "nll": 0.5, "brier": 0.25, "ece": 0.125,
                             },
                         )  # fmt: skip
-                    report.line(f"{comparison.posterior}/{comparison.label(strategy)} seed {seed}: 32 labels")
+                    report.line(f"{comparison.method(strategy)} seed {seed}: 32 labels")
                     report.advance()
 
 
 def test_run_ends_with_a_table(workplace, runner, capsys):
     seen = {}
 
-    def run(experiment, workdir, *, allow_mismatch):
+    def run(experiment, workdir, *, parts, allow_mismatch):
         seen.update(experiment=experiment, workdir=workdir, allow_mismatch=allow_mismatch)
         made_up_run(experiment, workdir)
 
@@ -159,7 +159,7 @@ def test_the_folder_of_the_data_is_a_path_and_not_yaml(workplace, runner, name):
 def test_a_mismatch_is_allowed_by_a_flag_without_a_value(workplace, runner, place):
     seen = []
 
-    def run(experiment, workdir, *, allow_mismatch):
+    def run(experiment, workdir, *, parts, allow_mismatch):
         seen.append((experiment.seed, allow_mismatch))
         made_up_run(experiment, workdir)
 

@@ -1,5 +1,6 @@
 """Prepares an experiment: finds its parts, loads the data and checks that they fit, before a directory is touched."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -113,10 +114,15 @@ def check_names(experiment: config.Experiment, parts: Parts) -> tuple[tuple[Quer
                         f"{what} {part.name}", option, value, known[option].annotation if option in known else Any
                     )
             except ValueError as error:
-                ours = part.name in OURS[kind]
-                hint = "" if ours or part.name in getattr(parts, kind) else "; one of your own comes by parts (--parts)"
-                raise ConfigError(f"{place}: {str(error).removeprefix(f'{what}: ')}{hint}") from error
+                raise _refused(place, kind, part, parts, error) from error
     return _strategies(experiment, parts)
+
+
+def _refused(place: str, kind: str, part: config.Named, parts: Parts, error: ValueError) -> ConfigError:
+    """Where in the config it stands, and where a name that nobody knows could come from."""
+    said = re.sub(r"^(model|posterior|strategy): ", "", str(error))
+    hint = "" if part.name in parts.table(kind) else "; one of your own comes by parts (--parts)"
+    return ConfigError(f"{place}: {said}{hint}")
 
 
 def _first(factory, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,7 +140,7 @@ def _strategies(experiment: config.Experiment, parts: Parts) -> tuple[tuple[Quer
             try:
                 made = make_strategy(strategy.name, table=table, **strategy.options)
             except ValueError as error:
-                raise ConfigError(f"{here}: {error}") from error
+                raise _refused(here, "strategies", strategy, parts, error) from error
             if not isinstance(made, QueryStrategy):
                 raise ConfigError(
                     f"{here}: expected {strategy.name} to give a QueryStrategy, got {described_type(made)}"

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     """The address of a report with every section, long names among them."""
-    long = config.Strategy(
-        "expected_model_change", {"temperature": 0.123456789, "another_option": "a_long_value_of_it"}
-    )
+    long = config.Named("expected_model_change", {"temperature": 0.123456789, "another_option": "a_long_value_of_it"})
     strategies = (*SMALL.comparisons[0].strategies, long)
     comparisons = (
         config.Comparison("mc_dropout", 20, strategies),
@@ -78,7 +76,7 @@ def crowded(tmp_path_factory) -> str:
     """The address of a report on one posterior and ten strategies."""
     names = ("random", "bald", "power_bald", "batchbald", "mutual_information_penalty", "bald_diverse", "badge",
              "margin", "epig", "lcmd")  # fmt: skip
-    comparisons = (config.Comparison("mc_dropout", 20, tuple(map(config.Strategy, names))),)
+    comparisons = (config.Comparison("mc_dropout", 20, tuple(map(config.Named, names))),)
     workdir = make_run(tmp_path_factory.mktemp("runs") / "run", replace(SMALL, comparisons=comparisons))
     return report([workdir], load_data=False).as_uri()
 

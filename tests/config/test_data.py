@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bdal import config, datasets
-from bdal.config import Builder, Comparison, Experiment, Labels, Strategy, data
+from bdal.config import Comparison, Experiment, Labels, Named, data
 from bdal.config.data import facts, load
 from bdal.errors import ConfigError, DataNotFoundError
 
@@ -34,7 +34,7 @@ def arrays(tmp_path):
 
 def experiment(path="optdigits", *, labels=None, seed=0, points=None, **more):
     return Experiment(
-        "small", (Comparison("mc_dropout", 2, (Strategy("random"),)),), seed=seed, seeds=1,
+        "small", (Comparison("mc_dropout", 2, (Named("random"),)),), seed=seed, seeds=1,
         data=config.Data(name=str(path), **more), labels=labels or Labels(budget=20, initial=4),
         evaluation=config.Evaluation(points=points),
     )  # fmt: skip
@@ -76,7 +76,7 @@ def test_what_scores_see_has_no_labels():
 def test_builders_change_the_pool_one_after_the_other_and_not_the_test_set(arrays):
     path = arrays()
     plain = load(experiment(path))
-    copies = Builder("repeated", {"repeats": 3, "noise": 0.0})
+    copies = Named("repeated", {"repeats": 3, "noise": 0.0})
     built = load(experiment(path, builders=(copies,)))
     assert built.num_points == 3 * POINTS
     np.testing.assert_array_equal(built.test[0], plain.test[0])
@@ -93,7 +93,7 @@ def test_the_fingerprint_is_the_pools(arrays):
     path = arrays()
     fingerprint = load(experiment(path)).fingerprint
     assert fingerprint == load(experiment(path)).fingerprint == datasets.fingerprint(datasets.load(str(path)))
-    others = [experiment(path, pool=30), experiment(path, builders=(Builder("repeated", {"repeats": 2}),))]
+    others = [experiment(path, pool=30), experiment(path, builders=(Named("repeated", {"repeats": 2}),))]
     others += [experiment(arrays())]
     assert len({fingerprint, *(load(other).fingerprint for other in others)}) == 4
 
@@ -123,9 +123,9 @@ def test_pools_without_labels_and_without_a_test_set(arrays, without):
             ("test_inputs", "test_labels"), Labels(budget=20, initial=4, validation=0.0), {},
             r"labels\.validation: expected above 0 for .*blobs\.npz, which has no test set to evaluate on, found 0",
         ),
-        ((), None, {"builders": (Builder("repeeted"),)}, r"data\.builders\.0: .*repeeted"),
+        ((), None, {"builders": (Named("repeeted"),)}, r"data\.builders\.0: .*repeeted"),
         (
-            (), None, {"builders": (Builder("repeated", {"repeats": 2}), Builder("repeated", {"repeats": 0}))},
+            (), None, {"builders": (Named("repeated", {"repeats": 2}), Named("repeated", {"repeats": 0}))},
             r"data\.builders\.1: .*repeats",
         ),
     ],

@@ -8,16 +8,14 @@ import pytest
 
 from bdal import config
 from bdal.config import (
-    Builder,
     Comparison,
     Data,
     Evaluation,
     Experiment,
     Labels,
-    Model,
+    Named,
     Query,
     Stopping,
-    Strategy,
     Training,
     digest,
     dump,
@@ -63,12 +61,14 @@ def test_defaults_and_strategies(written):
     assert experiment.labels == Labels(150, 20, False, 0.2, "simulated", 1, "last")
     assert (experiment.parameters, experiment.stopping, experiment.seed_numbers) == ("none", Stopping(), range(5))
     assert (experiment.labels.validation_labels, experiment.labels.training_labels) == (30, 120)
-    assert comparison.strategies == (Strategy("random"), Strategy("margin"), Strategy("power_bald", {"beta": 4}))
-    assert [comparison.label(strategy) for strategy in comparison.strategies] == [
-        "random",
-        "margin",
-        "power_bald-beta-4",
+    assert comparison.strategies == (Named("random"), Named("margin"), Named("power_bald", {"beta": 4}))
+    assert [strategy.label for strategy in comparison.strategies] == ["random", "margin", "power_bald-beta-4"]
+    assert [comparison.method(strategy) for strategy in comparison.strategies] == [
+        "mc_dropout/random",
+        "mc_dropout/margin",
+        "mc_dropout/power_bald-beta-4",
     ]
+    assert comparison.posterior == Named("mc_dropout")
     assert experiment == Experiment("small", (comparison,))
 
 
@@ -82,8 +82,7 @@ def test_defaults_and_strategies(written):
             "query: {zzz: 1}",
             "query.zzz: unknown field; the fields are size, candidates, targets, chunk_size, on_nonfinite",
         ),
-        ("model: cnn", "model: expected a mapping with fields name, hidden, dropout, found 'cnn'"),
-        ("model:", "model: expected a mapping with fields name, hidden, dropout, found nothing"),
+        ("model: 3", "model: expected a name, or a mapping such as {name: power_bald, beta: 8}, found 3"),
         ("seed: 1.7", "seed: expected a whole number, found 1.7"),
         ("seed: 1.0", "seed: expected a whole number, found 1.0"),
         ("seed: true", "seed: expected a whole number, found true"),
@@ -100,19 +99,22 @@ def test_defaults_and_strategies(written):
             "data: {pool: 49}",
             "data.pool: expected at least 50 (labels.initial 20 + 30 for validation), found 49",
         ),
-        ("model: {name: mlpp}", "model.name: expected one of mlp, cnn, found 'mlpp'"),
-        ("model: {name: [mlp]}", "model.name: expected one of mlp, cnn, found ['mlp']"),
-        ("model: {hidden: 128}", "model.hidden: expected a list, found 128"),
-        ("model: {hidden: '128'}", "model.hidden: expected a list, found '128'"),
-        ("model: {hidden: [128, x]}", "model.hidden.1: expected a whole number, found 'x'"),
-        ("model: {hidden: [128, 0]}", "model.hidden.1: expected at least 1, found 0"),
-        ("model: {hidden: []}", "model.hidden: expected at least one layer, found []"),
-        ("model: {dropout: 1.0}", "model.dropout: expected at least 0 and below 1, found 1.0"),
-        ("model: {dropout: 0}", "model.dropout: expected above 0, for mc_dropout, found 0.0"),
-        ("model: {name: cnn, dropout: 0}", "model.dropout: expected above 0, for mc_dropout, found 0.0"),
         (
-            "model: {name: cnn, hidden: [128]}",
-            "model.hidden: expected nothing for cnn, whose layers are fixed, found [128]",
+            "model: {name: [mlp]}",
+            "model: expected a name, or a mapping such as {name: power_bald, beta: 8}, found a mapping "
+            "{'name': ['mlp']}",
+        ),
+        (
+            "model: {dropout: .nan}",
+            "model: expected a finite number, text, true or false for option 'dropout', found nan",
+        ),
+        (
+            "model: {hidden: [8, [8]]}",
+            "model: expected a finite number, text, true or false for option 'hidden', found [8]",
+        ),
+        (
+            "model: {hidden: null}",
+            "model: expected a finite number, text, true or false for option 'hidden', found nothing",
         ),
         ("training: {learning_rate: fast}", "training.learning_rate: expected a finite number, found 'fast'"),
         ("training: {learning_rate: true}", "training.learning_rate: expected a finite number, found true"),
@@ -145,16 +147,17 @@ def test_defaults_and_strategies(written):
         ("data: {size: [28, 0]}", "data.size: expected a height and a width, such as [28, 28], found [28, 0]"),
         (
             "data: {builders: [{repeats: 3}]}",
-            "data.builders.0: expected a pool builder's name, or a mapping such as {name: repeated, repeats: 4}, found "
+            "data.builders.0: expected a name, or a mapping such as {name: power_bald, beta: 8}, found "
             "a mapping {'repeats': 3}",
         ),
         (
             "data: {builders: [repeated, {name: repeated, noise: .nan}]}",
-            "data.builders.1: expected a finite number or text for option 'noise', found nan",
+            "data.builders.1: expected a finite number, text, true or false for option 'noise', found nan",
         ),
         (
             "data: {builders: [{name: imbalanced, classes: [1, {a: 2}]}]}",
-            "data.builders.0: expected a finite number or text for option 'classes', found a mapping {'a': 2}",
+            "data.builders.0: expected a finite number, text, true or false for option 'classes', "
+            "found a mapping {'a': 2}",
         ),
         ("data: {builders: repeated}", "data.builders: expected a list, found 'repeated'"),
         (
@@ -203,7 +206,15 @@ def test_bad_line(written, line, message):
         ("name: small", "", "name: missing; it has no default"),
         ("name: small", "name: ../up", "name: expected a name of letters, digits, '.', '_' and '-', found '../up'"),
         ("name: small", "name: no", "name: expected text, found false"),
-        ("mc_dropout", "mc", "comparisons.0.posterior: expected one of mc_dropout, deep_ensemble, snapshots, found"),
+        ("mc_dropout", "a/../b", "comparisons.0.posterior: expected a posterior's name, found 'a/../b'"),
+        (
+            "mc_dropout", "3",
+            "comparisons.0.posterior: expected a name, or a mapping such as {name: power_bald, beta: 8}, found 3",
+        ),
+        (
+            "mc_dropout", "{name: mine, ../up: 1}",
+            "comparisons.0.posterior: expected options that are names, found '../up'",
+        ),
         ("20", "0", "comparisons.0.members: expected at least 1, found 0"),
         ("20", "20.0", "comparisons.0.members: expected a whole number, found 20.0"),
         ("members: 20", "", "comparisons.0.members: missing; it has no default"),
@@ -211,12 +222,17 @@ def test_bad_line(written, line, message):
         ("margin", "a/../b", "comparisons.0.strategies.1: expected a strategy's name, found 'a/../b'"),
         (
             "margin", "{beta: 4}",
-            "comparisons.0.strategies.1: expected a strategy's name, or a mapping such as {name: power_bald, "
-            "beta: 8}, found a mapping {'beta': 4}",
+            "comparisons.0.strategies.1: expected a name, or a mapping such as {name: power_bald, beta: 8}, "
+            "found a mapping {'beta': 4}",
         ),
-        ("4", "[4]", "comparisons.0.strategies.2: expected a finite number or text for option 'beta', found [4]"),
-        ("4", ".nan", "comparisons.0.strategies.2: expected a finite number or text for option 'beta', found nan"),
-        ("4", "true", "comparisons.0.strategies.2: expected a finite number or text for option 'beta', found true"),
+        (
+            "4", "[[4]]",
+            "comparisons.0.strategies.2: expected a finite number, text, true or false for option 'beta', found [4]",
+        ),
+        (
+            "4", ".nan",
+            "comparisons.0.strategies.2: expected a finite number, text, true or false for option 'beta', found nan",
+        ),
         (SMALL, "- 1", "expected a mapping of fields such as 'name: ...', found [1]"),
         (SMALL, "", "expected a mapping of fields such as 'name: ...', found nothing"),
         (SMALL, "name: x\ncomparisons: []", "comparisons: expected at least one comparison, found []"),
@@ -251,23 +267,23 @@ def test_every_spelling_of_a_float(written, text):
 def test_whole_numbers_and_exponents_in_options(written):
     (comparison,) = load(written(SMALL.replace("4", "2e-1"))).comparisons
     assert comparison.strategies[2].options == {"beta": 0.2}
-    assert comparison.label(comparison.strategies[2]) == "power_bald-beta-0.2"
+    assert comparison.strategies[2].label == "power_bald-beta-0.2"
 
 
 @pytest.mark.parametrize(
     ("strategy", "label"),
     [
-        (Strategy("bald"), "bald"),
-        (Strategy("power", {"score": "bald", "beta": 8.0}), "power-beta-8-score-bald"),
-        (Strategy("diverse", {"weight": -0.5}), "diverse-weight--0.5"),
-        (Strategy("x", {"path": "../a b\\c:\n"}), "x-path-.._a_b_c__"),
-        (Strategy("x", {"beta": 1e-05}), "x-beta-1e-05"),
+        (Named("bald"), "bald"),
+        (Named("power", {"score": "bald", "beta": 8.0}), "power-beta-8-score-bald"),
+        (Named("diverse", {"weight": -0.5}), "diverse-weight--0.5"),
+        (Named("x", {"path": "../a b\\c:\n"}), "x-path-.._a_b_c__"),
+        (Named("x", {"beta": 1e-05}), "x-beta-1e-05"),
     ],
 )
 def test_labels_are_path_safe(strategy, label):
-    found = Comparison("mc_dropout", 20, (strategy,)).label(strategy)
-    assert found == label
-    assert "/" not in found
+    assert strategy.label == label
+    assert "/" not in label
+    assert Comparison(strategy, 20, (Named("bald"),)).method(Named("bald")) == f"{label}/bald"
 
 
 def test_overrides(written):
@@ -282,9 +298,9 @@ def test_overrides(written):
         seed=3,
         training=Training(learning_rate=1e-4),
         labels=Labels(balanced=True),
-        model=Model(hidden=(32,)),
+        model=Named("mlp", {"hidden": [32]}),
         comparisons=(
-            Comparison("mc_dropout", 8, (Strategy("random"), Strategy("margin"), Strategy("power_bald", {"beta": 2}))),
+            Comparison("mc_dropout", 8, (Named("random"), Named("margin"), Named("power_bald", {"beta": 2}))),
         ),
     )
 
@@ -317,7 +333,7 @@ def full() -> Experiment:
         seed=7,
         seeds=3,
         together=False,
-        model=Model("mlp", (7,), 0.1 + 0.2),
+        model=Named("mlp", {"hidden": [7], "dropout": 0.1 + 0.2}),
         training=Training(steps=1, learning_rate=1e-07, weight_decay=1 / 3),
         labels=Labels(100, 0, True, 0.0),
         query=Query(5, 50, 64, on_nonfinite="exclude"),
@@ -325,15 +341,15 @@ def full() -> Experiment:
         parameters="last",
         data=Data(
             "optdigits",
-            builders=(Builder("repeated", {"repeats": 2}), Builder("imbalanced", {"classes": [3, 1], "ratio": 0.1})),
+            builders=(Named("repeated", {"repeats": 2}), Named("imbalanced", {"classes": [3, 1], "ratio": 0.1})),
             classes=("one", "two"),
             size=(8, 9),
         ),
         evaluation=Evaluation(2, 30),
         stopping=Stopping(True, True, 0.9, 2, 50, 1e-3),
         comparisons=(
-            Comparison("deep_ensemble", 5, (Strategy("power", {"beta": 1e-05, "score": "no", "k": 3}),)),
-            Comparison("mc_dropout", 1, (Strategy("random"), Strategy("diverse", {"weight": 8.0}))),
+            Comparison("deep_ensemble", 5, (Named("power", {"beta": 1e-05, "score": "no", "k": 3}),)),
+            Comparison("mc_dropout", 1, (Named("random"), Named("diverse", {"weight": 8.0}))),
         ),
     )
 
@@ -380,7 +396,7 @@ def test_digest_is_the_same_in_another_process():
 
 def test_python_made_experiments_are_checked_too():
     with pytest.raises(ConfigError, match=r"^query\.size: expected at least 1, found 0$"):
-        Experiment("x", (Comparison("mc_dropout", 2, (Strategy("random"),)),), query=Query(size=0))
+        Experiment("x", (Comparison("mc_dropout", 2, (Named("random"),)),), query=Query(size=0))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -391,13 +407,61 @@ def test_shipped_configs(path):
     assert head[0].startswith(f"# COMMAND  bdal run configs/{path.name}")
     assert any(line.startswith("# TIME") for line in head)
     assert any(line.startswith("# EXPECT") for line in head)
-    assert all(Strategy("random") in comparison.strategies for comparison in experiment.comparisons)
+    assert all(Named("random") in comparison.strategies for comparison in experiment.comparisons)
 
 
-def test_every_model_has_its_own_defaults():
-    assert Model() == Model("mlp", (128, 64), 0.25)
-    assert Model("cnn") == Model("cnn", (), 0.5)
-    assert load(CONFIGS / "mnist.yaml").model == Model("cnn")
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("", Named("mlp")),
+        ("model: cnn", Named("cnn")),
+        ("model: {name: cnn}", Named("cnn")),
+        ("model: {hidden: [32]}", Named("mlp", {"hidden": [32]})),  # the name of the default may be left out
+        ("model: {}", Named("mlp")),
+        ("model: {name: mine, deep: true, kind: a, rate: 1e-3}",
+         Named("mine", {"deep": True, "kind": "a", "rate": 1e-3})),
+        ("model: null", None),
+        ("model:", None),
+    ],
+)  # fmt: skip
+def test_a_model_is_a_name_and_its_options(written, text, model):
+    experiment = load(written(SMALL + text))
+    assert experiment.model == model
+    assert load(written(dump(experiment))) == experiment
+
+
+def test_a_posterior_is_a_name_and_its_options(written):
+    (comparison,) = load(written(SMALL.replace("mc_dropout", "{name: mc_dropout, validation_masks: 4}"))).comparisons
+    assert comparison.posterior == Named("mc_dropout", {"validation_masks": 4})
+    assert comparison.method(Named("bald")) == "mc_dropout-validation_masks-4/bald"
+
+
+def test_one_posterior_with_other_options_is_another_method(written):
+    random = (Named("random"),)
+    one, other = Named("mc_dropout"), Named("mc_dropout", {"validation_masks": 4})
+    assert Experiment("x", (Comparison(one, 2, random), Comparison(other, 2, random)))
+    with pytest.raises(ConfigError, match=r"^comparisons\.1\.strategies\.0: expected every strategy once"):
+        Experiment("x", (Comparison(one, 2, random), Comparison(one, 3, random)))
+
+
+def test_a_part_with_options_differs_from_its_bare_name_in_the_options():
+    def experiment(model, posterior="mc_dropout"):
+        return Experiment("x", (Comparison(posterior, 2, (Named("random"),)),), model=model)
+
+    mlp, small, cnn = Named("mlp"), Named("mlp", {"hidden": [8, 4]}), Named("cnn", {"dropout": 0.1})
+    assert config.differences(experiment(mlp), experiment(small)) == [
+        "model.hidden.0: absent != 8",
+        "model.hidden.1: absent != 4",
+    ]
+    assert config.differences(experiment(cnn), experiment(mlp)) == [
+        "model.name: cnn != mlp",
+        "model.dropout: 0.1 != absent",
+    ]
+    assert config.differences(experiment(mlp), experiment(None)) == ["model: mlp != None"]
+    masks = Named("mc_dropout", {"validation_masks": 3})
+    assert config.differences(experiment(mlp), experiment(mlp, masks)) == [
+        "comparisons.0.posterior.validation_masks: absent != 3"
+    ]
 
 
 def test_paper_protocol():
@@ -411,7 +475,7 @@ def test_people_answer_for_one_seed_of_one_strategy():
     def people(seeds, comparisons, **labels):
         return Experiment("x", comparisons, seeds=seeds, labels=Labels(oracle="people", **labels))
 
-    random, margin = Strategy("random"), Strategy("margin")
+    random, margin = Named("random"), Named("margin")
     one = (Comparison("mc_dropout", 2, (random,)),)
     assert people(1, one).seed_numbers == range(1)
     several = [
@@ -429,7 +493,7 @@ def test_people_answer_for_one_seed_of_one_strategy():
 
 
 def test_seeds_are_numbered_from_the_first():
-    (comparison,) = (Comparison("mc_dropout", 2, (Strategy("random"),)),)
+    (comparison,) = (Comparison("mc_dropout", 2, (Named("random"),)),)
     assert list(Experiment("x", (comparison,), seeds=3, first_seed=7).seed_numbers) == [7, 8, 9]
     whole, part = Experiment("x", (comparison,)), Experiment("x", (comparison,), seeds=1, first_seed=2)
     assert config.differences(whole, part) == ["seeds: 5 != 1", "first_seed: 0 != 2"]
@@ -492,7 +556,7 @@ def test_numbers_that_yaml_1_1_reads_in_another_base_are_refused(written, number
 def test_numbers_that_every_yaml_reads_alike_are_taken(written):
     for text, value in (("0", 0), ("100", 100), ("0x10", 16), ("1_000", 1000)):
         assert load(written(SMALL), ["--seed", text]).seed == value
-    assert load(written(SMALL), ["--model.dropout", "0.10"]).model.dropout == 0.1
+    assert load(written(SMALL), ["--model.dropout", "0.10"]).model == Named("mlp", {"dropout": 0.1})
     assert load(written(SMALL), ["--data.classes", "['010', '1:30']"]).data.classes == ("010", "1:30")
 
 
@@ -512,7 +576,7 @@ def test_a_number_that_no_array_can_count_is_refused(written, field, number):
 
 def test_one_made_in_python_is_refused_too():
     with pytest.raises(ConfigError, match=r"query\.size: expected a number of at most 2147483647"):
-        Experiment("x", (Comparison("mc_dropout", 2, (Strategy("random"),)),), query=Query(size=2**40))
+        Experiment("x", (Comparison("mc_dropout", 2, (Named("random"),)),), query=Query(size=2**40))
 
 
 @pytest.mark.parametrize(

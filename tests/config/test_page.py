@@ -1,6 +1,7 @@
 """`docs/config.md` has every field with its true type and default, and its examples are what it says they are."""
 
 import dataclasses
+import inspect
 import re
 import typing
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from bdal import cli, config, contrib
+from bdal.models import MODELS
+from bdal.names import options_of
+from bdal.posteriors import GIVEN, POSTERIORS
 from bdal.strategy import STRATEGIES, make_strategy
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "config.md").read_text()
@@ -17,38 +21,48 @@ PARTS = dict(zip(*[iter(re.split(r"^##? (.+)\n", PAGE, flags=re.MULTILINE)[1:])]
 SECTIONS = {
     "The experiment": config.Experiment,
     "data": config.Data,
-    "builders": config.Builder,
-    "model": config.Model,
+    "builders": config.Named,
+    "model": config.Named,
     "training": config.Training,
     "labels": config.Labels,
     "query": config.Query,
     "evaluation": config.Evaluation,
     "stopping": config.Stopping,
     "comparisons": config.Comparison,
-    "strategies": config.Strategy,
+    "posteriors": config.Named,
+    "strategies": config.Named,
 }
 EXAMPLES = [
     (title, text) for title, part in PARTS.items() for text in re.findall(r"```yaml\n(.*?)```", part, re.DOTALL)
 ]
 LEAST = {"name": "least", "comparisons": [{"posterior": "mc_dropout", "members": 2, "strategies": ["random"]}]}
 SCALARS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-ITEMS = {int: "whole numbers", str: "text", config.Builder: "[builders](#builders)",
-         config.Comparison: "[comparisons](#comparisons)", config.Strategy: "[strategies](#strategies)"}  # fmt: skip
+ITEMS = {int: "whole numbers", str: "text", config.Comparison: "[comparisons](#comparisons)"}
+OF = {"posterior": "posteriors"}  # the section of a field that has not its name
 
 
 def rows(title):
     """Each field of a section's table: its type, its default and what it means."""
-    cells = [re.split(r" \| ", line.strip("| ")) for line in PARTS[title].splitlines() if line.startswith("| `")]
+    cells = table(title, "field")
     found = {name.strip("`"): rest for name, *rest in cells}
     assert len(found) == len(cells)
     return found
+
+
+def table(title, head):
+    """The rows of the table in a section whose first column has that head."""
+    (found,) = re.findall(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PARTS[title], flags=re.MULTILINE)
+    return [re.split(r" \| ", line.strip("| ")) for line in found.splitlines()]
 
 
 def in_words(kind, name):
     if typing.get_origin(kind) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
-        return f"list of {ITEMS[typing.get_args(kind)[0]]}"
+        item = typing.get_args(kind)[0]
+        return f"list of {in_words(item, name) if item is config.Named else ITEMS[item]}"
+    if kind is config.Named:
+        return f"[{name}](#{OF.get(name, name)})"
     if NoneType in typing.get_args(kind):
         (inner,) = [option for option in typing.get_args(kind) if option is not NoneType]
         words = in_words(inner, name)
@@ -70,6 +84,9 @@ def test_every_field_has_its_type_and_its_default(title):
             assert (default, field.default_factory()) == ("`{}`", {})
         elif field.default is dataclasses.MISSING:
             assert default == "required"
+        elif isinstance(field.default, config.Named):
+            assert default == f"`{field.default.name}`"
+            assert not field.default.options
         elif dataclasses.is_dataclass(field.default):
             assert default == "`{}`"
             assert field.default == type(field.default)()
@@ -87,7 +104,7 @@ def test_no_dataclass_of_a_config_is_missing():
 @pytest.mark.parametrize(("title", "text"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
 def test_its_examples_load(title, text):
     tree = yaml.safe_load(text)
-    if title in SECTIONS and title not in ("The experiment", "builders", "strategies"):
+    if title in SECTIONS and title not in ("The experiment", "builders", "posteriors", "strategies"):
         assert set(tree) == {title}
     experiment = config.typed(LEAST | tree, "docs/config.md")
     assert experiment != config.typed(LEAST, "docs/config.md")
@@ -100,12 +117,20 @@ def test_every_section_has_an_example():
     assert set(SECTIONS) <= {title for title, _ in EXAMPLES}
 
 
-def test_the_defaults_that_null_stands_for():
-    for name, hidden, dropout in (("mlp", (128, 64), 0.25), ("cnn", (), 0.5)):
-        assert config.Model(name) == config.Model(name, hidden, dropout)
-    listed = rows("model")
-    assert "null: `[128, 64]` for the mlp" in listed["hidden"][2]
-    assert "null: 0.25 for the mlp, 0.5 for the cnn" in listed["dropout"][2]
+@pytest.mark.parametrize(("title", "factories"), [("model", MODELS), ("posteriors", POSTERIORS)])
+def test_every_option_has_its_default(title, factories):
+    listed = {}
+    for name, option, default, meaning in table(title, "name"):
+        assert meaning
+        listed.setdefault(name.strip("`"), {})[option.strip("`")] = yaml.safe_load(default.strip("`"))
+    for name, factory in factories.items():
+        options = options_of(factory, ("shape", "num_outputs", *GIVEN))
+        defaults = {option: each.default for option, each in options.items()}
+        assert all(default is not inspect.Parameter.empty for default in defaults.values())
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
+        assert listed.get(name, {}) == plain
+        assert f"`{name}`" in rows(title)["name"][2]
+    assert listed.keys() <= factories.keys()
 
 
 def test_the_last_committee_predicts(tmp_path, monkeypatch, capsys):

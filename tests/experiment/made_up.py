@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
-from bdal.experiment.programs import Programs
+from bdal.experiment.programs import MOST_PREDICTED, Programs
 from bdal.selection import Query
 
 
-def made_up_programs(experiment, comparison, network, together) -> Programs:
+def made_up_programs(experiment, comparison, fit, together) -> Programs:
     """Programs whose results depend on all that they should depend on, and on how many seeds are in one program."""
 
     def fit(keys, labelled, validation, pool):
@@ -19,7 +19,7 @@ def made_up_programs(experiment, comparison, network, together) -> Programs:
 
     def evaluate(committee, inputs, labels, count):
         value = (committee % 89) / 89 + 1e-9 * len(committee) + 1e-3 * count
-        return {"accuracy": value / 2, "nll": value, "brier": value, "ece": value}
+        return {"accuracy": value / 2, "nll": value, "brier": value, "ece": value, MOST_PREDICTED: value}
 
     def query(strategy, keys, committee, labelled, validation, excluded, pool):
         found = []
@@ -34,4 +34,8 @@ def made_up_programs(experiment, comparison, network, together) -> Programs:
         return np.outer(committee, np.arange(len(inputs))).astype(int) % 10
 
     members = min(experiment.evaluation.members or comparison.members, comparison.members)
-    return Programs(fit, evaluate, lambda *_: None, predict, query, members, comparison.members)
+
+    def of_seed(committee, s):
+        return committee[s] if together else committee
+
+    return Programs(fit, evaluate, lambda *_: None, predict, query, of_seed, members, comparison.members)

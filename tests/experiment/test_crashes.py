@@ -215,16 +215,17 @@ FAILING = """
 import sys
 from bdal import cli
 from bdal import config
-from bdal.experiment import run
+from bdal.experiment import run_experiment
+from bdal.experiment.prepare import prepare
 cli._keep_compiled_programs()
 experiment = config.load(sys.argv[2])
-labels, count = run.prepare(experiment).data.pool_labels, [0]
+labels, count = prepare(experiment).data.pool_labels, [0]
 def oracle(indices):
     count[0] += 1
     if count[0] == 4:
         raise TimeoutError("the annotator has gone home")
     return labels[indices]
-run.run(experiment, sys.argv[4], oracle=oracle)
+run_experiment(experiment, sys.argv[4], oracle=oracle)
 """
 
 

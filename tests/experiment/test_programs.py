@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from bdal import config
-from bdal.config import data
-from bdal.experiment.prepare import TABLE
-from bdal.experiment.programs import network_of, programs_of
+from bdal.config.parts import Parts
+from bdal.experiment.prepare import prepare
+from bdal.experiment.programs import programs_of
 from bdal.pool import LabelledSet
 from bdal.strategy import QueryStrategy, make_strategy, top
 
+TABLE = Parts().table("strategies")
 SEEDS, POOL, LABELLED, CAPACITY = 3, 150, 20, 30
 FEW_STEPS = {"loss_prediction": {"steps": 20}, "vaal": {"steps": 20}}  # of training, in which rounding grows
 IN_EVERY_RUN = ("random", "margin", "batchbald", "k_center")  # the others are slow: two compilations each
@@ -26,14 +27,14 @@ def round_():
         name="small",
         seeds=SEEDS,
         data=config.Data(pool=POOL, test=50),
-        model=config.Model(hidden=(16, 8)),
+        model=config.Named("mlp", {"hidden": [16, 8]}),
         training=config.Training(steps=60, min_steps=5, batch_size=16, learning_rate=1e-2, eval_every=20, patience=2),
         query=config.Query(size=4, targets=20, chunk_size=64),
-        comparisons=(config.Comparison("mc_dropout", 6, (config.Strategy("random"),)),),
+        comparisons=(config.Comparison("mc_dropout", 6, (config.Named("random"),)),),
     )
-    loaded = data.load(experiment)
-    network, (comparison,) = network_of(experiment, loaded), experiment.comparisons
-    together, apart = (programs_of(experiment, comparison, network, way) for way in (True, False))
+    prepared = prepare(experiment)
+    loaded, (fit,), (comparison,) = prepared.data, prepared.fits, experiment.comparisons
+    together, apart = (programs_of(experiment, comparison, fit, way) for way in (True, False))
     labelled = []
     for seed in range(SEEDS):
         count = LABELLED + seed
@@ -46,14 +47,13 @@ def round_():
     return together, apart, loaded, (keys, committee, labelled, held_out, [np.zeros(POOL, bool)] * SEEDS)
 
 
-def one(of, seed):
-    """The arguments, or a committee, of one seed, as a group of one."""
-    return jax.tree.map(lambda leaf: leaf[seed : seed + 1], of)
-
-
-def one_by_one(run, arguments):
+def one_by_one(together, run, arguments):
+    """Of each seed, as a group of one."""
     keys, committee, *lists = arguments
-    return [run(keys[s : s + 1], one(committee, s), *(part[s : s + 1] for part in lists)) for s in range(len(keys))]
+    return [
+        run(keys[s : s + 1], together.of_seed(committee, s), *(part[s : s + 1] for part in lists))
+        for s in range(len(keys))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_query_of_seeds_together_is_that_of_each_seed_apart(round_, name):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(members|tied|same score).*")  # of few members
         queries, quantiles = together.query(strategy, *arguments, loaded.pool)
-        alone = one_by_one(lambda *own: apart.query(strategy, *own, loaded.pool), arguments)
+        alone = one_by_one(together, lambda *own: apart.query(strategy, *own, loaded.pool), arguments)
     picks = [query.indices.tolist() for query in queries]
     assert picks == [query.indices.tolist() for (query,), _ in alone]
     assert len({tuple(indices) for indices in picks}) == SEEDS  # each has its own
@@ -80,7 +80,7 @@ def test_evaluations_and_predictions_of_seeds_together_are_those_of_each_seed_ap
     scores = together.evaluate(committee, *loaded.test, together.members)
     predictions = together.predict(committee, loaded.test[0])
     for seed in range(SEEDS):
-        own = one(committee, seed)
+        own = together.of_seed(committee, seed)
         np.testing.assert_array_equal(predictions[seed : seed + 1], apart.predict(own, loaded.test[0]))
         for name, values in apart.evaluate(own, *loaded.test, apart.members).items():
             np.testing.assert_allclose(scores[name][seed : seed + 1], values, rtol=1e-6, err_msg=name)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import time
 import warnings
 from collections import Counter
@@ -19,10 +20,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from bdal import config, datasets, models
 from bdal.config import data
 from bdal.errors import ConfigError, DataNotFoundError, LabelError
-from bdal.experiment import prepare, programs
+from bdal.experiment import prepare
 from bdal.experiment import run as runner
-from bdal.experiment.programs import network_of
-from bdal.experiment.run import run
+from bdal.experiment.run import run_experiment
 from bdal.pool import ABSTAIN
 from bdal.store import directory, durable, lock, parameters
 from tests.compilations import count_compilations
@@ -30,7 +30,7 @@ from tests.experiment.made_up import made_up_programs
 
 BUDGET, VALIDATION, INITIAL, SIZE, SEEDS = 40, 8, 8, 10, 2
 LABEL_COUNTS = [8, 18, 28, 32]
-RANDOM, BALD = config.Strategy("random"), config.Strategy("bald")
+RANDOM, BALD = config.Named("random"), config.Named("bald")
 DROPOUT = config.Comparison("mc_dropout", 4, (RANDOM, BALD))
 ENSEMBLE = config.Comparison("deep_ensemble", 3, (RANDOM, BALD))
 
@@ -70,7 +70,7 @@ def tiny(digits):
         seeds=SEEDS,
         together=False,
         data=config.Data(name=str(digits)),
-        model=config.Model(hidden=(16,)),
+        model=config.Named("mlp", {"hidden": [16]}),
         training=config.Training(steps=30, min_steps=5, batch_size=16, learning_rate=1e-2, eval_every=10, patience=2),
         labels=config.Labels(budget=BUDGET, initial=INITIAL, validation=0.2),
         query=config.Query(size=SIZE, chunk_size=64),
@@ -140,7 +140,7 @@ def finished(request, tiny, tmp_path_factory):
     """A run from beginning to end: the experiment, its directory, and what was seen."""
     experiment = replace(tiny, together=True, comparisons=(ENSEMBLE,)) if request.param else tiny
     workdir, watch = tmp_path_factory.mktemp("run"), Watch()
-    assert run(experiment, workdir, watch) == workdir
+    assert run_experiment(experiment, workdir, progress=watch) == workdir
     return experiment, workdir, watch
 
 
@@ -185,7 +185,7 @@ def test_ledgers_hold_what_happened_in_its_order(finished, digits):
 
 def test_methods_start_from_the_same_model(finished):
     experiment, workdir, _ = finished
-    posterior = experiment.comparisons[0].posterior
+    posterior = experiment.comparisons[0].posterior.name
     for seed in range(SEEDS):
         random, bald = (events(workdir, f"{posterior}/{name}", seed) for name in ("random", "bald"))
         assert random[:3] == bald[:3]  # validation, initial set and first evaluation: a difference is the strategy's
@@ -201,6 +201,14 @@ def test_metrics_are_the_same_rounds_with_seconds_and_gains(finished):
         assert [m["accuracy"] for m in metrics] == [event["accuracy"] for event in evaluated]
         assert [m.get("final") for m in metrics] == [event.get("final") for event in evaluated]
         assert [len(m["gains"]) for m in metrics] == [10, 10, 4, 0]
+        for told in [m["fit"] for m in metrics]:
+            networks = experiment.comparisons[0].members if experiment.together else 1
+            assert told.keys() == {"steps", "best_step", "validation_nll", "diverged", "most_predicted"}
+            assert {len(each) for name, each in told.items() if name != "most_predicted"} == {networks}
+            assert all(0 < best <= steps <= 30 for best, steps in zip(told["best_step"], told["steps"], strict=True))
+            assert all(nll > 0 for nll in told["validation_nll"])
+            assert told["diverged"] == [False] * networks
+            assert 0.1 <= told["most_predicted"] <= 1
         assert [set(m["seconds"]) for m in metrics] == [{"fit", "evaluate", "query"}] * 3 + [{"fit", "evaluate"}]
         assert {m["seeds"] for m in metrics} == {SEEDS if experiment.together else 1}
 
@@ -231,7 +239,7 @@ def test_a_second_call_repeats_nothing(finished):
     before = files(workdir), files(workdir, "metrics.jsonl")
     (workdir / "table.md").unlink()
     watch = Watch()
-    run(experiment, workdir, watch)
+    run_experiment(experiment, workdir, progress=watch)
     assert watch.lines == [f"finished already: nothing is left to run in {workdir}"]
     assert watch.compiled == []
     assert (files(workdir), files(workdir, "metrics.jsonl")) == before
@@ -242,7 +250,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_with_nothing_new_to_compil
     experiment, workdir, watch = finished
     stop = Watch(stop_after=len(watch.lines) // 2 - 3)  # in the middle of a strategy
     with pytest.raises(KeyboardInterrupt):
-        run(experiment, tmp_path, stop)
+        run_experiment(experiment, tmp_path, progress=stop)
     assert files(tmp_path) != files(workdir)
     misses = []
 
@@ -251,7 +259,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes_with_nothing_new_to_compil
 
     jax.monitoring.register_event_listener(listen)
     rest = Watch()
-    run(experiment, tmp_path, rest)
+    run_experiment(experiment, tmp_path, progress=rest)
     seconds = re.compile(r", [0-9.]+ s$")
     assert [seconds.sub("", line) for line in stop.lines + rest.lines] == [seconds.sub("", l) for l in watch.lines]
     assert files(tmp_path) == files(workdir)
@@ -271,7 +279,7 @@ def test_final_figures_are_by_another_program_only_where_the_measure_is_another(
     ):
         watch, workdir = Watch(), tmp_path / f"{evaluation.members}"
         spied.clear()
-        run(replace(experiment, evaluation=evaluation), workdir, watch)
+        run_experiment(replace(experiment, evaluation=evaluation), workdir, progress=watch)
         assert spied == [*compiled, *along, *compiled]  # the first time to compile it
         assert not any(count for stage, count in watch.compiled if "round 0" not in stage)
         *before, last = of("evaluated", events(workdir, "mc_dropout/bald", 0))
@@ -294,9 +302,9 @@ def spied(monkeypatch):
             calls.append((len(labels), count))
             return made.evaluate(committee, inputs, labels, count)
 
-        def compile_final(committee, inputs, labels):
+        def compile_final(committee, inputs, labels, seeds):
             calls.append((len(labels), made.all_members))
-            made.compile_final(committee, inputs, labels)
+            made.compile_final(committee, inputs, labels, seeds)
 
         return made._replace(evaluate=evaluate, compile_final=compile_final)
 
@@ -307,10 +315,10 @@ def spied(monkeypatch):
 @pytest.mark.slow
 def test_a_pool_on_the_host_makes_the_same_queries(tiny, tmp_path, monkeypatch):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(BALD,)),))
-    run(experiment, tmp_path / "device", Watch())
+    run_experiment(experiment, tmp_path / "device", progress=Watch())
     monkeypatch.setattr(data, "ON_DEVICE_BYTES", 0)
     watch = Watch()
-    run(experiment, tmp_path / "host", watch)
+    run_experiment(experiment, tmp_path / "host", progress=watch)
     ours, theirs = (events(tmp_path / where, "mc_dropout/bald", 0) for where in ("host", "device"))
     assert [event["indices"] for event in of("queried", ours)] == [event["indices"] for event in of("queried", theirs)]
     for one, other in zip(of("evaluated", ours), of("evaluated", theirs), strict=True):
@@ -320,7 +328,7 @@ def test_a_pool_on_the_host_makes_the_same_queries(tiny, tmp_path, monkeypatch):
 
 def test_labels_that_were_not_bought_and_test_labels_change_no_query(tiny, digits, tmp_path):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(BALD,)),))
-    run(experiment, tmp_path / "true", Watch())
+    run_experiment(experiment, tmp_path / "true", progress=Watch())
     true = events(tmp_path / "true", "mc_dropout/bald", 0)
     arrays = dict(np.load(digits))
     bought = [
@@ -330,7 +338,11 @@ def test_labels_that_were_not_bought_and_test_labels_change_no_query(tiny, digit
     arrays["labels"][others] = (arrays["labels"][others] + 1) % 10
     arrays["test_labels"] = (arrays["test_labels"] + 1) % 10
     np.savez(tmp_path / "poisoned.npz", **arrays)
-    run(replace(experiment, data=config.Data(name=str(tmp_path / "poisoned.npz"))), tmp_path / "poisoned", Watch())
+    run_experiment(
+        replace(experiment, data=config.Data(name=str(tmp_path / "poisoned.npz"))),
+        tmp_path / "poisoned",
+        progress=Watch(),
+    )
     poisoned = events(tmp_path / "poisoned", "mc_dropout/bald", 0)
     assert [e for e in poisoned if e["event"] != "evaluated"] == [e for e in true if e["event"] != "evaluated"]
     assert of("evaluated", poisoned) != of("evaluated", true)
@@ -347,12 +359,12 @@ def with_strategy(experiment, strategy):
     ("change", "message"),
     [
         (
-            lambda e: with_strategy(e, config.Strategy("badl")),
+            lambda e: with_strategy(e, config.Named("badl")),
             r"comparisons\.0\.strategies\.1: .*got 'badl' .*, expected one of",
         ),
-        (lambda e: with_strategy(e, config.Strategy("bald", {"beta": 2})), "strategy bald: expected no options"),
-        (lambda e: with_strategy(e, config.Strategy("power_bald", {"beta": "x"})), "expected a beta that is finite"),
-        (lambda e: replace(e, model=config.Model(name="cnn")), r"cnn expects images of shape \(28, 28, 1\)"),
+        (lambda e: with_strategy(e, config.Named("bald", {"beta": 2})), "strategy bald: expected no options"),
+        (lambda e: with_strategy(e, config.Named("power_bald", {"beta": "x"})), "expected a beta that is finite"),
+        (lambda e: replace(e, model=config.Named("cnn")), r"cnn expects images of shape \(28, 28, 1\)"),
         (
             lambda e: replace(e, labels=config.Labels(budget=2000, initial=100)),
             "at most 200 labels to start with.* 500",
@@ -360,25 +372,25 @@ def with_strategy(experiment, strategy):
     ],
 )
 def test_what_cannot_be_run_is_refused_before_training(tiny, tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(programs, "fit_round", None)
+    monkeypatch.setattr(runner, "programs_of", None)
     watch = Watch()
     with pytest.raises(ConfigError, match=message):
-        run(change(tiny), tmp_path / "run", watch)
+        run_experiment(change(tiny), tmp_path / "run", progress=watch)
     assert watch.compiled == []
     assert list(tmp_path.iterdir()) == []  # nothing in the way of the corrected run
 
 
 def test_missing_data_and_another_experiment_in_the_directory(tiny, finished, tmp_path):
     with pytest.raises(DataNotFoundError, match=r"nowhere\.npz: no such file"):
-        run(replace(tiny, data=config.Data(name=str(tmp_path / "nowhere.npz"))), tmp_path, Watch())
+        run_experiment(replace(tiny, data=config.Data(name=str(tmp_path / "nowhere.npz"))), tmp_path, progress=Watch())
     experiment, workdir, _ = finished
     before = files(workdir)
     with pytest.raises(ConfigError, match=r"holds another run .*training\.steps: 30 != 31"):
-        run(replace(experiment, training=replace(experiment.training, steps=31)), workdir, Watch())
+        run_experiment(replace(experiment, training=replace(experiment.training, steps=31)), workdir, progress=Watch())
     assert files(workdir) == before
 
 
-@pytest.mark.parametrize(("model", "rate"), [(config.Model("cnn"), 0.5), (config.Model("cnn", dropout=0.1), 0.1)])
+@pytest.mark.parametrize(("model", "rate"), [(config.Named("cnn"), 0.5), (config.Named("cnn", {"dropout": 0.1}), 0.1)])
 def test_dropout_reaches_the_network(monkeypatch, model, rate):
     seen = []
 
@@ -387,10 +399,14 @@ def test_dropout_reaches_the_network(monkeypatch, model, rate):
             seen.append(dropout)
             super().__init__(*args, dropout=dropout, **kwargs)
 
-    monkeypatch.setattr(models, "CNN", Watched)
-    source = datasets.from_arrays(np.zeros((9, 28, 28, 1)), num_classes=10)
-    loaded = data.Data(source.inputs, None, None, None, tuple("0123456789"), source, "")
-    network_of(config.Experiment("x", (DROPOUT,), model=model), loaded)
+    monkeypatch.setattr(sys.modules["bdal.models.cnn"], "CNN", Watched)
+    source = datasets.from_arrays(np.zeros((20, 28, 28, 1), np.float32), np.arange(20) % 10)
+    experiment = config.Experiment("x", (DROPOUT,), model=model, labels=config.Labels(budget=15, initial=5))
+    found = prepare.prepare(experiment, data=source).model
+    variables = found.init(jax.random.key(0))
+    found.apply(variables, jax.random.key(1), source.inputs[0])
+    assert found.train is not None
+    found.train(variables, jax.random.key(1), source.inputs[:2])
     assert set(seen) == {rate}
 
 
@@ -459,7 +475,7 @@ def number_of_events(workdir):
 @pytest.mark.parametrize("together", [False, True])
 def test_from_any_event_on_it_goes_on_to_the_same_bytes(cheap, tiny, tmp_path, together, monkeypatch):
     experiment = replace(tiny, together=together, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
-    run(experiment, tmp_path / "whole", Watch())
+    run_experiment(experiment, tmp_path / "whole", progress=Watch())
     whole, measured, total = (
         files(tmp_path / "whole"),
         metrics(tmp_path / "whole"),
@@ -471,10 +487,10 @@ def test_from_any_event_on_it_goes_on_to_the_same_bytes(cheap, tiny, tmp_path, t
         with monkeypatch.context() as patch:
             stop_at(patch, number)
             with pytest.raises(KeyboardInterrupt):
-                run(experiment, workdir, Watch())
+                run_experiment(experiment, workdir, progress=Watch())
         for content in files(workdir).values():
             assert any(complete.startswith(content) for complete in whole.values())
-        run(experiment, workdir, Watch())
+        run_experiment(experiment, workdir, progress=Watch())
         assert files(workdir) == whole, number
         assert metrics(workdir) == measured, number  # no round is lost, none is there twice
 
@@ -486,14 +502,14 @@ def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(
         tiny, seeds=3, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),),
         labels=config.Labels(budget=BUDGET, initial=INITIAL, validation=0.2, abstain_cost=0),
     )  # fmt: skip
-    run(experiment, tmp_path / "first", Watch())
+    run_experiment(experiment, tmp_path / "first", progress=Watch())
     start = events(tmp_path / "first", "mc_dropout/random", 1)[1]["indices"]
 
     def oracle(indices):
         return Asked(labels, lambda indices: some(indices) | np.isin(indices, start))(indices)
 
     spied.clear()
-    run(experiment, tmp_path / "whole", Watch(), oracle=oracle)
+    run_experiment(experiment, tmp_path / "whole", progress=Watch(), oracle=oracle)
     whole, measured, total = (
         files(tmp_path / "whole"),
         metrics(tmp_path / "whole"),
@@ -512,10 +528,10 @@ def test_seeds_that_finish_in_different_rounds_go_on_from_any_event_too(
             with monkeypatch.context() as patch:
                 stop_at(patch, stop)
                 with pytest.raises(KeyboardInterrupt):
-                    run(experiment, workdir, Watch(), oracle=oracle)
+                    run_experiment(experiment, workdir, progress=Watch(), oracle=oracle)
             if total - number <= 7:
                 break
-        run(experiment, workdir, Watch(), oracle=oracle)
+        run_experiment(experiment, workdir, progress=Watch(), oracle=oracle)
         assert files(workdir) == whole, number
         assert metrics(workdir) == measured, number
 
@@ -524,7 +540,7 @@ def test_a_seed_that_finished_by_itself_is_not_touched_when_others_go_on(cheap, 
     experiment = replace(
         tiny, together=True, parameters="last", comparisons=(replace(DROPOUT, strategies=(RANDOM,)),)
     )  # fmt: skip
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     whole = files(tmp_path)
     done, behind = (tmp_path / "mc_dropout" / "random" / f"seed_{s}" for s in (0, 1))
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
@@ -532,7 +548,7 @@ def test_a_seed_that_finished_by_itself_is_not_touched_when_others_go_on(cheap, 
     for name in ("ledger.jsonl", "metrics.jsonl"):
         (behind / name).unlink()
     asked = Asked(labels)
-    run(experiment, tmp_path, Watch(), oracle=asked)
+    run_experiment(experiment, tmp_path, progress=Watch(), oracle=asked)
     assert files(tmp_path) == whole
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
     assert sum(map(len, asked.calls)) == BUDGET  # of seed 1 only
@@ -540,7 +556,7 @@ def test_a_seed_that_finished_by_itself_is_not_touched_when_others_go_on(cheap, 
 
 @pytest.mark.parametrize("number", range(0, 17, 2))
 def test_a_disk_that_is_full_for_a_while(cheap, one, tmp_path, monkeypatch, number):
-    run(one, tmp_path / "whole", Watch())
+    run_experiment(one, tmp_path / "whole", progress=Watch())
     sync, count = os.fsync, itertools.count()
 
     def full(handle):
@@ -551,18 +567,18 @@ def test_a_disk_that_is_full_for_a_while(cheap, one, tmp_path, monkeypatch, numb
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left on device"):
-            run(one, tmp_path / "full", Watch())
+            run_experiment(one, tmp_path / "full", progress=Watch())
     for name, content in files(tmp_path / "full").items():
         durable.read(tmp_path / "full" / name)
         assert files(tmp_path / "whole")[name].startswith(content)
-    run(one, tmp_path / "full", Watch())
+    run_experiment(one, tmp_path / "full", progress=Watch())
     assert files(tmp_path / "full") == files(tmp_path / "whole")
     assert metrics(tmp_path / "full") == metrics(tmp_path / "whole")
 
 
 def test_parameters_of_the_last_committee_are_there_whenever_it_is_finished(cheap, one, tmp_path, monkeypatch):
     one = replace(one, parameters="last")
-    run(one, tmp_path / "whole", Watch())
+    run_experiment(one, tmp_path / "whole", progress=Watch())
 
     def kept(workdir):
         return parameters.restore_leaves(workdir / "mc_dropout" / "random" / "seed_0" / "parameters")
@@ -573,13 +589,13 @@ def test_parameters_of_the_last_committee_are_there_whenever_it_is_finished(chea
         with monkeypatch.context() as patch:
             stop_at(patch, number)
             with pytest.raises(KeyboardInterrupt):
-                run(one, workdir, Watch())
+                run_experiment(one, workdir, progress=Watch())
         assert not of("finished", events(workdir, "mc_dropout/random", 0))
-        run(one, workdir, Watch())
+        run_experiment(one, workdir, progress=Watch())
         assert files(workdir) == files(tmp_path / "whole")
         assert kept(workdir) == kept(tmp_path / "whole")
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("parameters/*")}
-    run(one, workdir, Watch())  # a finished one keeps them as they are
+    run_experiment(one, workdir, progress=Watch())  # a finished one keeps them as they are
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("parameters/*")} == before
 
 
@@ -601,7 +617,7 @@ def shorten_metrics(path):
 @pytest.mark.parametrize("together", [False, True])
 def test_a_torn_line_is_cut_off_and_written_again(cheap, tiny, tmp_path, together):
     experiment = replace(tiny, together=together)
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     whole = files(tmp_path)
     torn = tmp_path / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl"
     content = torn.read_bytes()
@@ -611,12 +627,12 @@ def test_a_torn_line_is_cut_off_and_written_again(cheap, tiny, tmp_path, togethe
             continue
         shorten_metrics(torn)
         with pytest.warns(UserWarning, match=r"ledger\.jsonl: line \d+ was cut off by a crash and is left out"):
-            run(experiment, tmp_path, Watch())
+            run_experiment(experiment, tmp_path, progress=Watch())
         assert files(tmp_path) == whole
 
 
 def test_a_damaged_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
-    run(tiny, tmp_path, Watch())
+    run_experiment(tiny, tmp_path, progress=Watch())
     path = tmp_path / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     edited = lines[3].replace(b'"indices": [', b'"indices": [1')
@@ -628,12 +644,12 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
     ):
         path.write_bytes(b"".join(damaged))
         with pytest.raises(directory.CorruptRunError, match=rf"seed_1/ledger\.jsonl: line {number}: its checksum"):
-            run(tiny, tmp_path, Watch())
+            run_experiment(tiny, tmp_path, progress=Watch())
         assert path.read_bytes() == b"".join(damaged)
 
 
 def test_another_seeds_or_methods_ledger_is_refused_and_left_as_it_is(cheap, tiny, tmp_path):
-    run(tiny, tmp_path, Watch())
+    run_experiment(tiny, tmp_path, progress=Watch())
     own = files(tmp_path)
     ours = tmp_path / "mc_dropout" / "bald" / "seed_1" / "ledger.jsonl"
     for other in ("mc_dropout/bald/seed_0/ledger.jsonl", "mc_dropout/random/seed_1/ledger.jsonl"):
@@ -641,7 +657,7 @@ def test_another_seeds_or_methods_ledger_is_refused_and_left_as_it_is(cheap, tin
         method, seed = other.split("/seed_")
         found = rf"expected that of run .*, method mc_dropout/bald, seed 1, found that of .*{method}, seed {seed[0]}"
         with pytest.raises(directory.CorruptRunError, match=found):
-            run(tiny, tmp_path, Watch())
+            run_experiment(tiny, tmp_path, progress=Watch())
         with pytest.raises(directory.CorruptRunError, match=found):
             directory.results(tmp_path)
         assert ours.read_bytes() == own[other]
@@ -650,20 +666,20 @@ def test_another_seeds_or_methods_ledger_is_refused_and_left_as_it_is(cheap, tin
     first, *rest = durable.read(tmp_path / "mc_dropout" / "bald" / "seed_0" / "ledger.jsonl")
     rewrite(ours, [first | whose, *rest])
     with pytest.raises(directory.CorruptRunError, match="'validation': expected the points with which seed 1 of this"):
-        run(tiny, tmp_path, Watch())
+        run_experiment(tiny, tmp_path, progress=Watch())
     ours.write_bytes(own["mc_dropout/bald/seed_1/ledger.jsonl"])
-    run(tiny, tmp_path, Watch())
+    run_experiment(tiny, tmp_path, progress=Watch())
     assert files(tmp_path) == own
 
 
 def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_path):
     experiment = replace(tiny, seeds=1, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
     ledger = durable.read(path)
     labelled = ledger[4] | {"labels": [9 - ledger[4]["labels"][0], *ledger[4]["labels"][1:]]}
     rewrite(path, [*ledger[:4], labelled])  # a person's answer that differs from the data set's
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     again = durable.read(path)
     assert again[4] == labelled
     assert again[5]["accuracy"] != ledger[5]["accuracy"]  # the model was fitted to that answer
@@ -672,7 +688,7 @@ def test_what_the_ledger_says_was_labelled_is_not_asked_again(cheap, tiny, tmp_p
 
 def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(cheap, tiny, tmp_path):
     experiment = replace(tiny, together=True, comparisons=(replace(DROPOUT, strategies=(RANDOM,)),))
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     ahead, behind = (tmp_path / "mc_dropout" / "random" / f"seed_{s}" / "ledger.jsonl" for s in (0, 1))
     ledger = durable.read(ahead)
     rewrite(behind, durable.read(behind)[:3])
@@ -684,7 +700,7 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
     accuracies = [ledger[5]["accuracy"]]
     for size in (len(kept), len(kept) - 1):
         rewrite(ahead, kept[:size])
-        run(experiment, tmp_path, Watch())
+        run_experiment(experiment, tmp_path, progress=Watch())
         again = durable.read(ahead)
         assert again[3] == queried
         assert again[4]["indices"] == asked
@@ -696,7 +712,9 @@ def test_what_one_seed_of_a_program_was_asked_and_told_holds_when_another_lags(c
 
 @pytest.mark.parametrize("together", [False, True])
 def test_initial_sets_are_paired_across_strategies_and_posteriors(cheap, tiny, tmp_path, together):
-    run(replace(tiny, together=together, seeds=3, comparisons=(DROPOUT, ENSEMBLE)), tmp_path, Watch())
+    run_experiment(
+        replace(tiny, together=together, seeds=3, comparisons=(DROPOUT, ENSEMBLE)), tmp_path, progress=Watch()
+    )
     starts = [
         [anyones(durable.read(tmp_path / name))[:2] for name in files(tmp_path) if f"seed_{s}" in name]
         for s in range(3)
@@ -711,7 +729,7 @@ def test_an_exhausted_pool_ends_the_run_and_says_so(cheap, tiny, tmp_path):
     labels = config.Labels(budget=250, initial=10, validation=0.2)  # 200 points in the pool
     experiment = replace(tiny, seeds=1, labels=labels, query=config.Query(size=60))
     watch = Watch()
-    run(experiment, tmp_path, watch)
+    run_experiment(experiment, tmp_path, progress=watch)
     assert "mc_dropout/random: the last query has 20 points: the pool has no more" in watch.lines
     ended = [line for line in watch.lines if "ended" in line]
     assert len(ended) == len(experiment.comparisons[0].strategies)
@@ -720,13 +738,13 @@ def test_an_exhausted_pool_ends_the_run_and_says_so(cheap, tiny, tmp_path):
     assert ledger[-1] == {"event": "finished", "round": 3, "reason": "exhausted"}
     assert [len(event["indices"]) for event in of("queried", ledger)] == [60, 60, 20]
     assert of("evaluated", ledger)[-1]["final"]["points"] == 100
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     assert events(tmp_path, "mc_dropout/random", 0) == ledger
 
 
 def test_the_start_may_be_balanced_and_validation_is_a_fifth_of_the_budget(cheap, tiny, tmp_path):
     experiment = replace(tiny, labels=config.Labels(budget=50, initial=20, balanced=True))
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     for seed in range(SEEDS):
         validation, initial = events(tmp_path, "mc_dropout/random", seed)[:2]
         assert len(validation["indices"]) == 10
@@ -735,7 +753,9 @@ def test_the_start_may_be_balanced_and_validation_is_a_fifth_of_the_budget(cheap
 
 
 def test_no_validation_and_no_initial_labels(cheap, tiny, tmp_path):
-    run(replace(tiny, labels=config.Labels(budget=20, initial=0, validation=0.0)), tmp_path, Watch())
+    run_experiment(
+        replace(tiny, labels=config.Labels(budget=20, initial=0, validation=0.0)), tmp_path, progress=Watch()
+    )
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert [ledger[0]["indices"], ledger[1]["indices"]] == [[], []]
     assert [event["labels"] for event in of("evaluated", ledger)] == [0, 10, 20]
@@ -746,11 +766,11 @@ def test_no_validation_and_no_initial_labels(cheap, tiny, tmp_path):
 
 def test_the_oracle_is_asked_once_for_each_label_and_in_the_order_of_the_ledger(cheap, one, labels, tmp_path):
     asked = Asked(labels)
-    run(one, tmp_path, Watch(), oracle=asked)
+    run_experiment(one, tmp_path, progress=Watch(), oracle=asked)
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert asked.calls == [e["indices"] for e in ledger if e["event"] in ("validation", "initial", "labelled")]
     again = Asked(labels)
-    run(one, tmp_path, Watch(), oracle=again)
+    run_experiment(one, tmp_path, progress=Watch(), oracle=again)
     assert again.calls == []
 
 
@@ -768,11 +788,11 @@ def test_between_queried_and_labelled_the_same_query_is_asked_again(cheap, one, 
     with monkeypatch.context() as patch:
         patch.setattr(durable, "append", crash)
         with pytest.raises(KeyboardInterrupt):
-            run(one, tmp_path, Watch(), oracle=asked)
+            run_experiment(one, tmp_path, progress=Watch(), oracle=asked)
     ledger = events(tmp_path, "mc_dropout/random", 0)
     assert ledger[-1] == {"event": "queried", "round": number - 2, "indices": asked.calls[-1]}
     monkeypatch.setattr(runner, "step_key", lambda key, r, purpose: jax.random.key(r))  # a selection anew would differ
-    run(one, tmp_path, Watch(), oracle=again)
+    run_experiment(one, tmp_path, progress=Watch(), oracle=again)
     assert again.calls[0] == asked.calls[-1]
     bought = Counter(itertools.chain(*asked.calls, *again.calls))
     assert {index for index, times in bought.items() if times > 1} == set(asked.calls[-1])
@@ -781,7 +801,7 @@ def test_between_queried_and_labelled_the_same_query_is_asked_again(cheap, one, 
 
 @pytest.mark.parametrize("error", [RuntimeError("the line is dead"), TimeoutError("no answer"), KeyboardInterrupt()])
 def test_an_oracle_that_raises_leaves_the_round_at_queried(cheap, one, labels, tmp_path, error):
-    run(one, tmp_path / "whole", Watch())
+    run_experiment(one, tmp_path / "whole", progress=Watch())
     calls = []
 
     def answers(indices):
@@ -794,13 +814,13 @@ def test_an_oracle_that_raises_leaves_the_round_at_queried(cheap, one, labels, t
         return np.array(found)
 
     with pytest.raises(type(error)):
-        run(one, tmp_path / "run", Watch(), oracle=answers)
+        run_experiment(one, tmp_path / "run", progress=Watch(), oracle=answers)
     assert events(tmp_path / "run", "mc_dropout/random", 0)[-1] == {
         "event": "queried", "round": 1, "indices": calls[-1],
     }  # fmt: skip
     assert not (tmp_path / "run" / "run.lock").exists()
     again = Asked(labels)
-    run(one, tmp_path / "run", Watch(), oracle=again)
+    run_experiment(one, tmp_path / "run", progress=Watch(), oracle=again)
     assert again.calls[0] == calls[-1]
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
@@ -818,7 +838,7 @@ def test_an_oracle_that_raises_leaves_the_round_at_queried(cheap, one, labels, t
     ],
 )
 def test_a_wrong_answer_is_refused_and_nothing_of_it_is_written(cheap, one, labels, tmp_path, wrong, message):
-    run(one, tmp_path / "whole", Watch())
+    run_experiment(one, tmp_path / "whole", progress=Watch())
     calls = []
 
     def oracle(indices):
@@ -826,11 +846,11 @@ def test_a_wrong_answer_is_refused_and_nothing_of_it_is_written(cheap, one, labe
         return wrong(labels[indices]) if len(calls) == 4 else labels[indices]
 
     with pytest.raises(LabelError, match=message):
-        run(one, tmp_path / "run", Watch(), oracle=oracle)
+        run_experiment(one, tmp_path / "run", progress=Watch(), oracle=oracle)
     assert events(tmp_path / "run", "mc_dropout/random", 0)[-1] == {
         "event": "queried", "round": 1, "indices": calls[-1],
     }  # fmt: skip
-    run(one, tmp_path / "run", Watch(), oracle=oracle)
+    run_experiment(one, tmp_path / "run", progress=Watch(), oracle=oracle)
     assert calls[4] == calls[3]
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
@@ -839,7 +859,7 @@ def test_a_wrong_answer_is_refused_and_nothing_of_it_is_written(cheap, one, labe
 def test_abstentions_are_recorded_charged_as_agreed_and_not_asked_again(cheap, one, labels, tmp_path, cost):
     one = replace(one, labels=replace(one.labels, abstain_cost=cost))
     asked = Asked(labels, some)
-    run(one, tmp_path, Watch(), oracle=asked)
+    run_experiment(one, tmp_path, progress=Watch(), oracle=asked)
     ledger = events(tmp_path, "mc_dropout/random", 0)
     every = list(itertools.chain(*asked.calls))
     assert len(set(every)) == len(every)  # nothing is asked twice, whatever the answer was
@@ -885,7 +905,7 @@ def test_an_oracle_that_abstains_is_as_good_as_the_points_that_it_answers(cheap,
         return made._replace(fit=fit, query=query)
 
     runner.programs_of = programs  # `cheap` puts the real ones back
-    run(one, tmp_path, Watch(), oracle=Asked(labels, some))
+    run_experiment(one, tmp_path, progress=Watch(), oracle=Asked(labels, some))
     held_out = events(tmp_path, "mc_dropout/random", 0)[0]
     given = {index for index, label in zip(held_out["indices"], held_out["labels"], strict=True) if label is not None}
     assert 0 < len(given) < VALIDATION
@@ -894,31 +914,33 @@ def test_an_oracle_that_abstains_is_as_good_as_the_points_that_it_answers(cheap,
 
 def test_an_oracle_that_never_answers(cheap, one, labels, tmp_path):
     with pytest.raises(LabelError, match=r"seed_0: expected a label for at least one of 8 points for validation"):
-        run(one, tmp_path / "validation", Watch(), oracle=Asked(labels, lambda indices: indices >= 0))
+        run_experiment(
+            one, tmp_path / "validation", progress=Watch(), oracle=Asked(labels, lambda indices: indices >= 0)
+        )
     for cost, reason, queries in ((1, "budget", 3), (0, "exhausted", 20)):
         one = replace(one, labels=config.Labels(budget=32, initial=2, validation=0.0, abstain_cost=cost))
-        run(one, tmp_path / reason, Watch(), oracle=Asked(labels, lambda indices: indices >= 0))
+        run_experiment(one, tmp_path / reason, progress=Watch(), oracle=Asked(labels, lambda indices: indices >= 0))
         ledger = events(tmp_path / reason, "mc_dropout/random", 0)
         assert (ledger[-1]["reason"], len(of("queried", ledger))) == (reason, queries)
         assert {event["labels"] for event in of("evaluated", ledger)} == {0}
 
 
 def test_a_run_with_abstentions_goes_on_from_any_event(cheap, one, labels, tmp_path, monkeypatch):
-    run(one, tmp_path / "whole", Watch(), oracle=Asked(labels, some))
+    run_experiment(one, tmp_path / "whole", progress=Watch(), oracle=Asked(labels, some))
     for number in range(number_of_events(tmp_path / "whole")):
         workdir = tmp_path / str(number)
         with monkeypatch.context() as patch:
             stop_at(patch, number)
             with pytest.raises(KeyboardInterrupt):
-                run(one, workdir, Watch(), oracle=Asked(labels, some))
-        run(one, workdir, Watch(), oracle=Asked(labels, some))
+                run_experiment(one, workdir, progress=Watch(), oracle=Asked(labels, some))
+        run_experiment(one, workdir, progress=Watch(), oracle=Asked(labels, some))
         assert files(workdir) == files(tmp_path / "whole"), number
 
 
 @pytest.mark.parametrize("policy", ["last", "majority"])
 def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one, labels, tmp_path, policy):
     one = replace(one, labels=replace(one.labels, contradictions=policy))
-    run(one, tmp_path, Watch())
+    run_experiment(one, tmp_path, progress=Watch())
     path = tmp_path / "mc_dropout" / "random" / "seed_0" / "ledger.jsonl"
     ledger = durable.read(path)
     told, (point, *_), (label, *_) = ledger[4], ledger[4]["indices"], ledger[4]["labels"]
@@ -928,7 +950,7 @@ def test_contradicting_answers_are_all_kept_and_settled_by_the_policy(cheap, one
 
     def accuracies(*events):
         rewrite(path, [*ledger[:4], *events])
-        run(one, tmp_path, Watch())
+        run_experiment(one, tmp_path, progress=Watch())
         assert durable.read(path)[4 : 4 + len(events)] == list(events)
         return [event["accuracy"] for event in of("evaluated", durable.read(path))]
 
@@ -953,7 +975,7 @@ def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, on
     np.savez(other, **arrays)
     workdir = tmp_path / "run"
     monkeypatch.setattr(directory, "versions", lambda: {"jax": "1"})
-    run(one, workdir, Watch())
+    run_experiment(one, workdir, progress=Watch())
     for change, env, differs in (
         ({"training": replace(one.training, steps=31)}, {"jax": "1"}, r"training\.steps: 30 != 31"),
         ({}, {"jax": "2"}, r"jax: 1 != 2"),
@@ -962,20 +984,20 @@ def test_another_config_data_set_or_environment_is_refused_or_recorded(cheap, on
         monkeypatch.setattr(directory, "versions", lambda env=env: env)
         before = files(workdir)
         with pytest.raises(ConfigError, match=rf"holds another run \(there != now\): {differs}; choose another"):
-            run(changed, workdir, Watch())
+            run_experiment(changed, workdir, progress=Watch())
         with pytest.warns(UserWarning, match=rf"^goes on although it differs \(there != now\): {differs}$"):
-            run(changed, workdir, Watch(), allow_mismatch=True)
+            run_experiment(changed, workdir, progress=Watch(), allow_mismatch=True)
         assert re.fullmatch(differs, directory.identity_of(workdir)["mismatches"][-1])
         assert re.search(differs, durable.read(workdir / "warnings.jsonl")[-1]["message"])
         assert files(workdir) == before
-        run(changed, workdir, Watch())
+        run_experiment(changed, workdir, progress=Watch())
         one = changed
     assert len(directory.identity_of(workdir)["mismatches"]) == 2
     on_other = replace(one, data=config.Data(name=str(other)))
     before = files(workdir)
     for allowed in (False, True):  # the labels in the ledger would be those of other points
         with pytest.raises(ConfigError, match=r"cannot change \(there != now\): data: [0-9a-f]{12} != [0-9a-f]{12}; "):
-            run(on_other, workdir, Watch(), allow_mismatch=allowed)
+            run_experiment(on_other, workdir, progress=Watch(), allow_mismatch=allowed)
     assert files(workdir) == before
 
 
@@ -989,7 +1011,7 @@ def test_hosts_are_compared_by_config_and_data_before_anything_is_written(cheap,
     monkeypatch.setattr(prepare, "check_hosts_agree", disagree)
     for changed in (one, replace(one, seed=1), replace(one, data=replace(one.data, pool=150))):
         with pytest.raises(ConfigError, match="hosts: expected the same"):
-            run(changed, tmp_path / "run", Watch())
+            run_experiment(changed, tmp_path / "run", progress=Watch())
     assert not (tmp_path / "run").exists()
     assert len(set(seen)) == 3
     assert all(config.digest(one) in digest for digest in seen[:1])
@@ -997,7 +1019,7 @@ def test_hosts_are_compared_by_config_and_data_before_anything_is_written(cheap,
 
 
 def test_a_clock_that_jumps_changes_nothing(cheap, one, tmp_path, monkeypatch):
-    run(one, tmp_path / "whole", Watch())
+    run_experiment(one, tmp_path / "whole", progress=Watch())
     hours = itertools.count(10**9, -3600)
 
     class Backwards(datetime):
@@ -1008,7 +1030,7 @@ def test_a_clock_that_jumps_changes_nothing(cheap, one, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: next(hours))
     monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 10**9)
     monkeypatch.setattr(lock, "datetime", Backwards)
-    run(one, tmp_path / "back", Watch())
+    run_experiment(one, tmp_path / "back", progress=Watch())
     assert files(tmp_path / "back") == files(tmp_path / "whole")
     for name in files(tmp_path / "back", "metrics.jsonl"):
         for line in durable.read(tmp_path / "back" / name):
@@ -1025,7 +1047,7 @@ def test_a_relative_directory_is_resolved_once(cheap, one, tmp_path, monkeypatch
             monkeypatch.chdir(tmp_path / "elsewhere")
             super().stage(text)
 
-    assert run(one, "runs/x", Moving()) == tmp_path / "here" / "runs" / "x"
+    assert run_experiment(one, "runs/x", progress=Moving()) == tmp_path / "here" / "runs" / "x"
     assert of("finished", events(tmp_path / "here" / "runs" / "x", "mc_dropout/random", 0))
     assert (tmp_path / "here" / "runs" / "x" / "table.md").exists()
     assert list((tmp_path / "elsewhere").iterdir()) == []
@@ -1036,10 +1058,10 @@ def test_a_directory_that_cannot_be_one_is_refused_before_training(cheap, one, t
     watch = Watch()
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="cannot be used as a run directory"):
-            run(one, workdir, watch)
+            run_experiment(one, workdir, progress=watch)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ConfigError, match=r"cannot be used as a run directory: .*no permission to write"):
-        run(one, tmp_path / "read_only", watch)
+        run_experiment(one, tmp_path / "read_only", progress=watch)
     assert watch.lines == watch.compiled == []
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -1055,11 +1077,11 @@ def test_warnings_are_kept_once_with_where_they_came_from(cheap, one, labels, tm
         return labels[indices]
 
     with pytest.warns(RuntimeWarning, match="tired"), pytest.warns(UserWarning, match="bored"):
-        run(one, tmp_path, Watch(), oracle=oracle)
+        run_experiment(one, tmp_path, progress=Watch(), oracle=oracle)
     for name in ("ledger.jsonl", "metrics.jsonl"):
         (tmp_path / "mc_dropout" / "random" / "seed_0" / name).unlink()
     with pytest.warns(RuntimeWarning, match="tired"):  # again shown, not again written
-        run(one, tmp_path, Watch(), oracle=oracle)
+        run_experiment(one, tmp_path, progress=Watch(), oracle=oracle)
     assert durable.read(tmp_path / "warnings.jsonl") == [
         {"where": "mc_dropout/random, start", "category": "RuntimeWarning", "message": "the annotator is tired"},
         {"where": "mc_dropout/random, round 1", "category": "UserWarning", "message": "and bored"},
@@ -1074,9 +1096,9 @@ def test_a_pool_without_labels_needs_an_oracle(cheap, one, digits, labels, tmp_p
     with pytest.raises(
         ConfigError, match=r"labels\.oracle: expected people for .*unlabelled\.npz, which has no labels"
     ):
-        run(one, tmp_path / "run", Watch())
+        run_experiment(one, tmp_path / "run", progress=Watch())
     assert not (tmp_path / "run").exists()
-    run(one, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+    run_experiment(one, tmp_path / "run", progress=Watch(), oracle=labels.__getitem__)
     assert of("finished", events(tmp_path / "run", "mc_dropout/random", 0))
 
 
@@ -1085,13 +1107,13 @@ def test_who_answers_is_one_or_the_other(cheap, one, digits, labels, tmp_path):
     with pytest.raises(
         ConfigError, match=r"labels\.oracle: expected simulated, for an oracle of one's own, found people"
     ):
-        run(people, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+        run_experiment(people, tmp_path / "run", progress=Watch(), oracle=labels.__getitem__)
     arrays = dict(np.load(digits))
     np.savez(tmp_path / "unlabelled.npz", **{name: part for name, part in arrays.items() if name != "labels"})
     unlabelled = config.Data(str(tmp_path / "unlabelled.npz"), classes=tuple("0123456789"))
     balanced = replace(one, data=unlabelled, labels=replace(one.labels, balanced=True))
     with pytest.raises(ConfigError, match=r"labels\.balanced: expected false for .*, which has no labels, found true"):
-        run(balanced, tmp_path / "run", Watch(), oracle=labels.__getitem__)
+        run_experiment(balanced, tmp_path / "run", progress=Watch(), oracle=labels.__getitem__)
     assert not (tmp_path / "run").exists()
 
 
@@ -1101,7 +1123,7 @@ def test_without_a_test_set_it_is_evaluated_on_the_labels_for_validation(
 ):
     np.savez(tmp_path / "pool.npz", **{name: np.load(digits)[name] for name in ("inputs", "labels")})
     experiment = replace(tiny, together=together, data=config.Data(str(tmp_path / "pool.npz")))
-    run(experiment, tmp_path / "run", Watch(), oracle=Asked(labels, some))
+    run_experiment(experiment, tmp_path / "run", progress=Watch(), oracle=Asked(labels, some))
     for seed in range(SEEDS):
         ledger = events(tmp_path / "run", "mc_dropout/bald", seed)
         given = sum(label is not None for label in ledger[0]["labels"])

@@ -6,7 +6,7 @@ import pytest
 from bdal import config
 from bdal.config.data import load
 from bdal.errors import ConfigError
-from bdal.experiment.run import run
+from bdal.experiment.run import run_experiment
 from bdal.experiment.saved import load_committee
 from bdal.store import durable
 from tests.experiment.test_run import Watch
@@ -16,12 +16,13 @@ from tests.experiment.test_run import Watch
 def test_the_last_committee_comes_back(tmp_path, posterior):
     experiment = config.Experiment(
         name="kept", seeds=2, parameters="last", data=config.Data(pool=60, test=80),
-        model=config.Model(hidden=(16,), dropout=0.2), training=config.Training(steps=40, min_steps=5, eval_every=10),
+        model=config.Named("mlp", {"hidden": [16], "dropout": 0.2}),
+        training=config.Training(steps=40, min_steps=5, eval_every=10),
         labels=config.Labels(budget=30, initial=14), query=config.Query(size=10),
         evaluation=config.Evaluation(members=2, points=50),
-        comparisons=(config.Comparison(posterior, 3, (config.Strategy("random"),)),),
+        comparisons=(config.Comparison(posterior, 3, (config.Named("random"),)),),
     )  # fmt: skip
-    run(experiment, tmp_path, Watch())
+    run_experiment(experiment, tmp_path, progress=Watch())
     data = load(experiment)
     for seed in range(2):
         committee = load_committee(tmp_path, posterior, "random", seed)

@@ -57,7 +57,7 @@ def contents(root):
 def runs_of(experiment):
     """(posterior, strategy, seed) of everything that `bdal run` would run."""
     return {
-        (comparison.posterior, comparison.label(strategy), seed)
+        (comparison.posterior.label, strategy.label, seed)
         for comparison in experiment.comparisons
         for strategy in comparison.strategies
         for seed in experiment.seed_numbers
@@ -79,7 +79,7 @@ def test_every_setting_and_seed_has_a_config_of_its_own(base, root):
     for name, (seed, strategy, rate) in zip(
         expected, product((2, 3, 4), ("bald", "entropy"), (1e-3, 0.01)), strict=True
     ):
-        one = (config.Strategy(strategy),)
+        one = (config.Named(strategy),)
         assert written[name] == replace(
             original, first_seed=seed, seeds=1, training=replace(original.training, learning_rate=rate),
             comparisons=tuple(replace(each, strategies=one) for each in original.comparisons),
@@ -142,7 +142,8 @@ def test_overrides_hold_for_all_points(base, root):
     ("values", "expected"),
     [
         ("strategy=margin,{name: power_bald, beta: 8}", ["strategy=margin", "strategy=power_bald-beta-8"]),
-        ("model.hidden=[64, 32],[16],null", ["model.hidden=64-32", "model.hidden=16", "model.hidden=null"]),
+        ("model.hidden=[64, 32],[16]", ["model.hidden=64-32", "model.hidden=16"]),
+        ("model={name: mlp, hidden: [8]},cnn,null", ["model=name-mlp-hidden-8", "model=cnn", "model=null"]),
         ("training.weight_decay=1e-4,0", ["training.weight_decay=1e-4", "training.weight_decay=0"]),
         ("data.name=../../etc/one.npz,'a,b.npz'", ["data.name=..-..-etc-one.npz", "data.name=a-b.npz"]),
         ("data.name=optdigits,..,/", None),  # a name of nothing but what is left out
@@ -249,7 +250,10 @@ def test_a_sweep_that_was_moved_or_whose_data_was_has_new_paths(base, root, tmp_
         ({"grid": ["seeds=1,2"]}, "--seeds 0:10"),
         ({"grid": ["strategy=bald,margn"]}, "margn"),
         ({"grid": ["strategy={name: power_bald, betta: 3}"]}, "betta"),
-        ({"grid": ["strategy=3"]}, "a strategy's name"),
+        ({"grid": ["strategy=3"]}, r"strategies\.0: expected a name"),
+        ({"grid": ["strategy=a/b"]}, "a strategy's name"),
+        ({"grid": ["model=mlp,mpl"]}, r"model: got 'mpl' \(did you mean 'mlp'\?\)"),
+        ({"grid": ["model.hiden=[3]"]}, "model mlp: expected options hidden, dropout, got 'hiden'"),
         ({"grid": ["posterior=laplace"]}, "mc_dropout, deep_ensemble.*'laplace'"),
         ({"grid": ["training.stepz=3"]}, "unknown field; did you mean 'steps'"),
         ({"grid": ["training.steps=300,no"]}, "training.steps: expected a whole number"),

@@ -13,7 +13,7 @@ from bdal import config
 from bdal.datasets import Dataset
 from bdal.errors import ConfigError, LabelError
 from bdal.experiment import run as runner
-from bdal.experiment.run import run
+from bdal.experiment.run import run_experiment
 from bdal.labelling import ask, label, questions, task, tell
 from bdal.labelling import session as session_module
 from bdal.labelling.session import RunSession
@@ -66,16 +66,16 @@ def experiment(tmp_path):
         name="people",
         seeds=1,
         data=config.Data(str(tmp_path / "points.npz"), classes=NAMES),
-        model=config.Model(hidden=(4,)),
+        model=config.Named("mlp", {"hidden": [4]}),
         labels=config.Labels(budget=12, initial=2, validation=0.25, oracle="people"),
         query=config.Query(size=4),
-        comparisons=(config.Comparison("mc_dropout", 3, (config.Strategy("random"),)),),
+        comparisons=(config.Comparison("mc_dropout", 3, (config.Named("random"),)),),
     )
 
 
 @pytest.fixture
 def workdir(experiment, tmp_path):
-    return run(experiment, tmp_path / "run", Quiet)
+    return run_experiment(experiment, tmp_path / "run", progress=Quiet)
 
 
 def ledger(workdir):
@@ -153,7 +153,7 @@ def test_asked_again_it_is_the_same_question(workdir, experiment):
     ask(workdir, progress=Quiet)
     before = {path: path.read_bytes() for path in workdir.glob("query/*.*")}, ledger(workdir)
     ask(workdir, progress=Quiet)
-    run(experiment, workdir, Quiet)
+    run_experiment(experiment, workdir, progress=Quiet)
     ask(workdir, progress=Quiet)
     assert ({path: path.read_bytes() for path in workdir.glob("query/*.*")}, ledger(workdir)) == before
 
@@ -201,7 +201,7 @@ def test_it_cannot_be_told_and_it_was_told_wrongly(workdir):
 @pytest.mark.parametrize("policy", ["last", "majority"])
 def test_one_labels_everything_and_another_skips(experiment, tmp_path, policy):
     experiment = replace(experiment, labels=replace(experiment.labels, contradictions=policy))
-    workdir = run(experiment, tmp_path / "run", Quiet)
+    workdir = run_experiment(experiment, tmp_path / "run", progress=Quiet)
     ask(workdir, progress=Quiet)
     start = rows(workdir)
     told(workdir, "one.csv", true(start))
@@ -265,7 +265,9 @@ def test_what_was_not_asked_for_is_kept_and_paid_for_when_it_is(workdir, experim
     assert known.labelled.labels.tolist() == TRUTH[known.labelled.indices].tolist()
     queries = [event["indices"] for event in ledger(workdir) if event["event"] == "queried"]
 
-    other = run(experiment, tmp_path / "other", Quiet)  # the same labels in the order in which they are asked for
+    other = run_experiment(
+        experiment, tmp_path / "other", progress=Quiet
+    )  # the same labels in the order in which they are asked for
     for indices in queries:
         told(other, "next.csv", true(indices))
     assert [event["indices"] for event in ledger(other) if event["event"] == "queried"] == queries
@@ -278,7 +280,7 @@ def test_an_initial_set_from_a_file(experiment, tmp_path, oracle):
     labels = replace(experiment.labels, initial_file=str(path), oracle=oracle)
     np.savez(tmp_path / "points.npz", inputs=np.load(tmp_path / "points.npz")["inputs"], labels=TRUTH)
     experiment = replace(experiment, labels=labels)
-    workdir = run(experiment, tmp_path / "run", Quiet)
+    workdir = run_experiment(experiment, tmp_path / "run", progress=Quiet)
     if oracle == "people":
         assert num_wanted(workdir) == 3
         message = ask(workdir, progress=Quiet)
@@ -294,7 +296,7 @@ def test_an_initial_set_from_a_file(experiment, tmp_path, oracle):
             ask(workdir, progress=Quiet)
         filled(path, dict.fromkeys((5, 17, 3, 22), "cat"))
         with pytest.raises(ConfigError, match=r"labels\.initial_file: expected the points that this run began with"):
-            run(experiment, workdir, Quiet)
+            run_experiment(experiment, workdir, progress=Quiet)
     (initial,) = [event for event in ledger(workdir) if event["event"] == "initial"]
     assert initial["indices"] == [5, 17, 3, 21]
     assert [NAMES[label] for label in initial["labels"]] == list(given.values())
@@ -315,7 +317,11 @@ def test_an_initial_set_from_a_file(experiment, tmp_path, oracle):
 def test_an_initial_file_that_does_not_fit(experiment, tmp_path, given, message):
     path = filled(tmp_path / "known.csv", given)
     with pytest.raises(ConfigError, match=message):
-        run(replace(experiment, labels=replace(experiment.labels, initial_file=str(path))), tmp_path / "run", Quiet)
+        run_experiment(
+            replace(experiment, labels=replace(experiment.labels, initial_file=str(path))),
+            tmp_path / "run",
+            progress=Quiet,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -347,7 +353,7 @@ def test_the_file_of_another_run_is_refused_and_of_this_one_any_query_taken(work
     ask(workdir, progress=Quiet)
     before = ledger(workdir)
     for name, change in changes.items():
-        other = run(change, tmp_path / name, Quiet)
+        other = run_experiment(change, tmp_path / name, progress=Quiet)
         ask(other, progress=Quiet)
         assert rows(other) == rows(workdir)  # the same points by number
         with pytest.raises(LabelError, match=r"row 2: run: expected run-\w{8}, found 'run-\w{8}': it is another run's"):
@@ -369,7 +375,7 @@ def test_photos_come_back_under_their_own_names(experiment, tmp_path):
         pixels = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{index * 7 % 100:02d}.png")
     experiment = replace(experiment, data=replace(experiment.data, name=f"{tmp_path / 'photos'}"))
-    workdir = run(experiment, tmp_path / "run", Quiet)
+    workdir = run_experiment(experiment, tmp_path / "run", progress=Quiet)
     ask(workdir, progress=Quiet)
     header, *lines = (workdir / "query" / "query.csv").read_text().splitlines()
     assert header == "pool_index,image,run,label,name"
@@ -452,7 +458,7 @@ def test_data_that_lies_elsewhere_now(workdir, experiment):
 
 def steps(experiment, workdir, files):
     """What a person does, one command after the other; the second query is answered in two parts, with a correction."""
-    yield lambda: run(experiment, workdir, Quiet)
+    yield lambda: run_experiment(experiment, workdir, progress=Quiet)
     for file in files:
         yield lambda file=file: tell(workdir, file, progress=Quiet)
 
@@ -460,7 +466,7 @@ def steps(experiment, workdir, files):
 @pytest.fixture
 def reference(experiment, tmp_path):
     """A run that nothing happened to, and the files that it was told."""
-    workdir, files = run(experiment, tmp_path / "whole", Quiet), []
+    workdir, files = run_experiment(experiment, tmp_path / "whole", progress=Quiet), []
 
     def answer(given):
         files.append(filled(tmp_path / f"{len(files)}.csv", given))
@@ -518,9 +524,13 @@ def test_a_command_that_was_cut_short_and_repeated_gives_the_same_run(
 def test_answered_and_not_trained_yet(reference, experiment, tmp_path, monkeypatch):
     """Between the last answer of a query and the training that follows; whatever command comes next trains."""
     _, files = reference
-    for then in (lambda d: ask(d, progress=Quiet), lambda d: run(experiment, d, Quiet), lambda d: tell(d, files[0])):
+    for then in (
+        lambda d: ask(d, progress=Quiet),
+        lambda d: run_experiment(experiment, d, progress=Quiet),
+        lambda d: tell(d, files[0]),
+    ):
         workdir = tmp_path / str(then.__code__.co_firstlineno) / then.__code__.co_names[0]
-        run(experiment, workdir, Quiet)
+        run_experiment(experiment, workdir, progress=Quiet)
         with monkeypatch.context() as patch:
             patch.setattr(task, "advance", lambda *_: (_ for _ in ()).throw(StoppedError("stopped")))
             with pytest.raises(StoppedError):
@@ -598,7 +608,7 @@ def test_a_session_from_the_first_point_to_the_last(workdir):
 @pytest.mark.parametrize(("cost", "paid"), [(1, 1), (0, 0)])
 def test_abstentions_are_paid_for_as_agreed(experiment, tmp_path, cost, paid):
     experiment = replace(experiment, labels=replace(experiment.labels, abstain_cost=cost))
-    session = RunSession(load_task(run(experiment, tmp_path / "run", Quiet)), Quiet)
+    session = RunSession(load_task(run_experiment(experiment, tmp_path / "run", progress=Quiet)), Quiet)
     items = session.state().items
     session.tell(items[0].pool_index, ABSTAIN)  # for validation: paid for, whatever the answer
     assert session.state().labels_paid == 1
@@ -630,7 +640,7 @@ def test_what_people_are_told_may_change_at_any_time(workdir, experiment):
 def test_a_session_that_is_cut_short_anywhere_is_taken_up_by_the_next(workdir, experiment, tmp_path, monkeypatch):
     label_all(RunSession(load_task(workdir), Quiet))
     for number in range(1, len(ledger(workdir)) + len(metrics(workdir))):
-        again = run(experiment, tmp_path / str(number), Quiet)
+        again = run_experiment(experiment, tmp_path / str(number), progress=Quiet)
         with monkeypatch.context() as patch:
             interrupted(patch, durable, "append", number - 1)
             with pytest.raises(StoppedError):
@@ -643,7 +653,7 @@ def test_a_session_that_is_cut_short_anywhere_is_taken_up_by_the_next(workdir, e
 def test_a_session_shows_pictures_as_they_are(experiment, tmp_path):
     np.savez(tmp_path / "images.npz", inputs=np.random.default_rng(0).uniform(size=(N, 4, 4)).astype(np.float32))
     experiment = replace(experiment, data=replace(experiment.data, name=str(tmp_path / "images.npz")))
-    session = RunSession(load_task(run(experiment, tmp_path / "run", Quiet)), Quiet)
+    session = RunSession(load_task(run_experiment(experiment, tmp_path / "run", progress=Quiet)), Quiet)
     found = session.image(session.state().items[0].pool_index)
     assert (
         found

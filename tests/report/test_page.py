@@ -48,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def one_seed() -> config.Experiment:
-    return replace(SMALL, seeds=1, comparisons=(replace(SMALL.comparisons[0], strategies=(config.Strategy("bald"),)),))
+    return replace(SMALL, seeds=1, comparisons=(replace(SMALL.comparisons[0], strategies=(config.Named("bald"),)),))
 
 
 def table(text: str, caption: str) -> list[list[str]]:
@@ -293,7 +293,7 @@ def test_damage_is_no_torn_line(tmp_path):
 
 def test_everything_from_the_run_is_escaped(tmp_path, blank):
     evil = '<script>alert("1")</script> [x](javascript:1) `a` | b'
-    strategy = config.Strategy("power_bald", {"note": evil})
+    strategy = config.Named("power_bald", {"note": evil})
     experiment = replace(SMALL, seeds=1, comparisons=(config.Comparison("mc_dropout", 20, (strategy,)),))
     workdir = make_run(tmp_path / "run", experiment)
     identity = json.loads((workdir / "run.json").read_text())
@@ -490,10 +490,8 @@ def points(folder: Path) -> list[Path]:
             comparison = replace(SMALL.comparisons[0], strategies=(strategy,))
             point = replace(SMALL, seeds=1, first_seed=seed, comparisons=(comparison,), name=f"{strategy.name}-{seed}")
             made.append(make_run(folder / f"{strategy.name}-{seed}", point))
-            whole = folder.parent / "whole" / "mc_dropout" / comparison.label(strategy) / f"seed_{seed}"
-            shutil.copytree(
-                whole, made[-1] / "mc_dropout" / comparison.label(strategy) / f"seed_{seed}", dirs_exist_ok=True
-            )
+            whole = folder.parent / "whole" / comparison.method(strategy) / f"seed_{seed}"
+            shutil.copytree(whole, made[-1] / comparison.method(strategy) / f"seed_{seed}", dirs_exist_ok=True)
     return made
 
 
@@ -603,7 +601,7 @@ def test_experiments_of_one_name_are_called_by_what_differs(tmp_path, blank):
 
 
 def strategies_on(seeds: int, *names: str, first_seed: int = 0, **changes) -> config.Experiment:
-    chosen = tuple(config.Strategy(name) for name in names)
+    chosen = tuple(config.Named(name) for name in names)
     comparisons = (replace(SMALL.comparisons[0], strategies=chosen),)
     return replace(SMALL, seeds=seeds, first_seed=first_seed, comparisons=comparisons, **changes)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from bdal.config import Comparison, Data, Experiment, Labels, Query, Strategy, Training, load
+from bdal.config import Comparison, Data, Experiment, Labels, Named, Query, Training, load
 from bdal.errors import ConfigError
 from bdal.store import directory
 from bdal.store.directory import Row, results, seed_runs, write_run
@@ -19,7 +19,7 @@ from tests.store.test_durable import EVENTS, ledger_of
 
 
 def experiment(**changes) -> Experiment:
-    strategies = (Strategy("random"), Strategy("power_bald", {"beta": 4}))
+    strategies = (Named("random"), Named("power_bald", {"beta": 4}))
     return Experiment("small", (Comparison("mc_dropout", 5, strategies),), seeds=2, **changes)
 
 
@@ -155,7 +155,7 @@ def test_what_labels_were_bought_for_cannot_change(tmp_path, changes):
 
 
 def by_people(strategy="random", members=5, **changes) -> Experiment:
-    comparison = Comparison("mc_dropout", members, (Strategy(strategy),))
+    comparison = Comparison("mc_dropout", members, (Named(strategy),))
     return Experiment("small", (comparison,), labels=Labels(oracle="people"), **({"seeds": 1} | changes))
 
 
@@ -338,7 +338,7 @@ def test_a_ledger_of_another_run_is_refused(tmp_path, changes):
 
 def test_which_seeds_and_methods_a_directory_has_is_no_other_run(tmp_path):
     """So that the parts of a sweep, and a run that got more seeds, have ledgers of one run."""
-    comparison = Comparison("mc_dropout", 7, (Strategy("margin"),))
+    comparison = Comparison("mc_dropout", 7, (Named("margin"),))
     one, two = tmp_path / "one", tmp_path / "two"
     write_run(one, experiment(), "data")
     write_run(two, replace(experiment(first_seed=4), name="other", comparisons=(comparison,)), "data")
