@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -86,6 +87,8 @@ def _module(function: Callable[..., Any]) -> str:
 
 def _source(function: Callable[..., Any]) -> str:
     """The SHA-256 of the file that a function is in; of its code where there is none, as in a notebook."""
+    if not (inspect.isroutine(function) or inspect.isclass(function)):
+        function = type(function)  # an object that is called
     try:
         file = inspect.getsourcefile(function)
     except TypeError:
@@ -106,13 +109,13 @@ def _of_code(code: CodeType) -> Iterator[Any]:
 
 
 def _closed_over(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Numbers, text and arrays that a function holds: in its closure, its defaults, and those of a `partial`."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
+    """Numbers, text and arrays that a function holds: in its closure, its defaults, its `partial`, or its object."""
     if isinstance(value, str | bytes | int | float | bool | None | np.ndarray | jax.Array | np.generic):
         yield value if hasattr(value, "dtype") else repr(value)
         return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     inner: list[Any] = []
     if isinstance(value, dict):
         inner = [each for item in value.items() for each in item]
@@ -125,6 +128,10 @@ def _closed_over(value: Any, seen: set[int]) -> Iterator[Any]:
     elif inspect.isfunction(value):
         cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
         inner = [*cells, value.__defaults__, value.__kwdefaults__]
+    elif inspect.ismethod(value):
+        inner = [value.__self__, value.__func__]
+    elif is_dataclass(value) or (callable(value) and not inspect.isclass(value)):
+        inner = [getattr(value, "__dict__", None)]
     for each in inner:
         yield from _closed_over(each, seen)
 
