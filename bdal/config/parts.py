@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bdal import contrib
+from bdal import contrib, datasets
 from bdal.errors import ConfigError, described_type
 from bdal.models import MODELS
 from bdal.posteriors import POSTERIORS
@@ -63,7 +63,7 @@ def check_parts(parts: Parts) -> None:
         for name, factory in table.items():
             if not isinstance(name, str) or not name.isidentifier():
                 raise ConfigError(f"parts.{kind}: expected names of letters, digits and '_', got {name!r}")
-            if name in OURS[kind]:
+            if name in OURS[kind] or (kind == "datasets" and name in (*datasets.NAMES, "given")):
                 raise ConfigError(f"parts.{kind}: {name!r} is a name of bdal's own; choose another")
             if not callable(factory):
                 raise ConfigError(f"parts.{kind}.{name}: expected a function, got {described_type(factory)}")
