@@ -83,7 +83,8 @@ def run_experiment(
       LabelError: an answer that is no class. Nothing of it is written; the same query is asked for again next time.
     """
     if data is not None:
-        experiment = replace(experiment, data=config.Data(name=GIVEN, classes=experiment.data.classes))
+        given = replace(experiment.data, name=GIVEN, data_dir=None, options={})  # its pool, test and builders stay
+        experiment = replace(experiment, data=given)
     prepared = prepare(experiment, oracle, parts=parts, data=data)
     with held(workdir) as folder:
         return advance(prepared, folder, progress, allow_mismatch=allow_mismatch)
