@@ -311,7 +311,11 @@ def _keep(prepared: Prepared, ledger: Ledger, outcome: _Outcome, at: _Round, num
     ledger.measure(line)  # before people can answer: their answers are the end of this round
     if outcome.reason is not None:
         if prepared.experiment.parameters == "last":
-            parameters.save(ledger.folder / "parameters", outcome.committee)
+            if parameters.can_be_saved(outcome.committee):
+                parameters.save(ledger.folder / "parameters", outcome.committee)
+            else:
+                kind = type(outcome.committee).__name__
+                warnings.warn(f"parameters: those of a {kind} are not kept: it is no tree of arrays", stacklevel=2)
         ledger.record({"event": "finished", "round": number, "reason": outcome.reason})
         return
     ledger.record({"event": "queried", "round": number, "indices": outcome.query.indices})

@@ -143,6 +143,20 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return leaves
 
 
+def can_be_saved(tree: Any) -> bool:
+    """Whether every leaf is one that `save` takes.
+
+    >>> can_be_saved({"weights": jnp.ones(2), "round": 3}), can_be_saved({"model": object()})
+    (True, False)
+    """
+    try:
+        for path, leaf in _leaves(tree).items():
+            _described(path, leaf)
+    except TypeError:
+        return False
+    return True
+
+
 def _described(path: str, leaf: Any) -> tuple[dict[str, Any], np.ndarray | None]:
     """A leaf for the manifest, and its numbers for orbax; a Python number is written in the manifest itself."""
     if type(leaf) in NUMBERS.values():
