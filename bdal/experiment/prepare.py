@@ -157,7 +157,8 @@ def _model(experiment: config.Experiment, data: Data, parts: Parts) -> Model | N
     try:
         model = parts.table("models")[named.name](shape, data.num_classes, **named.options)
     except ValueError as error:  # ConfigError is one
-        raise ConfigError(f"model.{error}") from error
+        said = f"model: {named.name}: {error}" if named.name in parts.models else f"model.{error}"
+        raise ConfigError(said) from error
     if not isinstance(model, Model):
         raise ConfigError(f"model: expected {named.name} to give a bdal.Model, got {described_type(model)}")
     if named.name in parts.models:
