@@ -215,7 +215,8 @@ def _features(committee: Committee, inputs) -> jax.Array:
 
 
 def _embedding(committee: Committee, inputs) -> jax.Array:
-    if not jax.tree.leaves(committee.own):
+    differ = committee.num_members == 1 or jax.eval_shape(_features, committee, inputs).shape[1] > 1
+    if differ and not jax.tree.leaves(committee.own):  # else what they share is known, noise or not
         committee = replace(committee, noise=None)  # one network, without noise
     features = _features(committee, inputs)  # [B, K, D] or [B, 1, D]
     return features.reshape(features.shape[0], -1) / jnp.sqrt(features.shape[1])
