@@ -117,7 +117,7 @@ def advance(
     groups = []
     for comparison, fit, strategies in zip(experiment.comparisons, prepared.fits, prepared.strategies, strict=True):
         together = run_together(experiment.together, fit, data)
-        programs = programs_of(experiment, comparison, fit, together)
+        programs = programs_of(experiment, comparison, fit, together, data.num_classes)
         for strategy, chosen in zip(comparison.strategies, strategies, strict=True):
             name = comparison.method(strategy)
             ledgers = [
