@@ -1,15 +1,19 @@
 """Kill runs, go on with them, and compare their ledgers with those of a run that nothing happened to.
 
-    python tests/crash_campaign.py --kills 200
+    python tests/crash_campaign.py --kills 200 [--own-parts]
 
 Runs with MC dropout and with a deep ensemble are ended by SIGKILL, at named points (before, inside and after every line
 that is written, and around every file that is put in its place) and at random moments, several times each; then they
 are left to finish. Every ledger must have the bytes of the run without a crash. Exit code 1 if one differs.
+
+With `--own-parts` the network, the data set, a strategy and both posteriors, one in JAX and one in scikit-learn, are
+those of `tests/experiment/mine.py`.
 """
 
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +39,22 @@ comparisons:
 - {{posterior: {posterior}, members: 4, strategies: [random, power_bald]}}
 """
 POSTERIORS = {"mc_dropout": "false", "deep_ensemble": "true"}  # whether its seeds run in one program
+OWN_CONFIG = """\
+name: crashes
+seeds: 2
+together: {together}
+parameters: last
+data: {{name: stripes}}
+model: net
+training: {{steps: 12, batch_size: 8, min_steps: 4, eval_every: 4}}
+labels: {{budget: 28, initial: 6, validation: 0.25}}
+query: {{size: 5, chunk_size: 32}}
+evaluation: {{members: 3, points: 30}}
+comparisons:
+- {{posterior: {posterior}, members: 4, strategies: [random, {{name: ratio, power: 2}}]}}
+"""
+OWN_POSTERIORS = {"noisy_head": "false", "bagging": "false"}
+OWN_PARTS = Path(__file__).parent / "experiment" / "mine.py"
 EVENTS = ("validation", "initial", "evaluated", "queried", "metrics", "labelled", "finished")
 PLACES = ("before", "torn", "after")
 FILES = ("run.json", "config.yaml", "table.md", "curves.png")
@@ -64,16 +84,21 @@ class Bench:
     Each is run once to compile, and once more for the time that a kill may fall into.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, own_parts: bool = False):
         self.folder = folder
+        self.config, self.posteriors = (OWN_CONFIG, OWN_POSTERIORS) if own_parts else (CONFIG, POSTERIORS)
+        self.more = ["--parts", f"{OWN_PARTS.stem}:PARTS"] if own_parts else []
+        if own_parts:
+            shutil.copy(OWN_PARTS, folder)
         self.expected, self.seconds = {}, {}
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(self._reference, POSTERIORS))
+            list(pool.map(self._reference, self.posteriors))
 
     def start(self, posterior: str, workdir: Path, failpoint: str = "", code: str = "") -> subprocess.Popen:
         """`bdal run` in a process of its own, or `code` with the same arguments."""
         how = ["-c", code] if code else ["-m", "bdal"]
         command = [sys.executable, *how, "run", str(self.folder / f"{posterior}.yaml"), "--workdir", str(workdir)]
+        command += self.more
         environment = {
             **os.environ, "JAX_PLATFORMS": "cpu", "BDAL_CACHE_DIR": str(self.folder / "cache"),
             "BDAL_FAILPOINT": failpoint,
@@ -91,7 +116,7 @@ class Bench:
             raise RuntimeError(f"{posterior} in {workdir} ended with {process.returncode}: {errors[-2000:]}")
 
     def _reference(self, posterior: str) -> None:
-        config = CONFIG.format(posterior=posterior, together=POSTERIORS[posterior])
+        config = self.config.format(posterior=posterior, together=self.posteriors[posterior])
         (self.folder / f"{posterior}.yaml").write_text(config)
         for name in ("first", "again"):
             started = time.monotonic()
@@ -141,7 +166,7 @@ def campaign(bench: Bench, folder: Path, kills: int, *, workers: int = 2, seed: 
                 return outcomes
             plans = [
                 (posterior, folder / f"{posterior}-{number}-{worker}", places(posterior))
-                for worker, posterior in zip(range(workers), (*POSTERIORS, *POSTERIORS), strict=False)
+                for worker, posterior in zip(range(workers), 2 * [*bench.posteriors], strict=False)
             ]
             for outcome in pool.map(lambda plan: bench.trial(*plan), plans):
                 outcomes.append(outcome)
@@ -155,9 +180,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--own-parts", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        bench = Bench(Path(folder), own_parts=options.own_parts)
         for posterior, seconds in bench.seconds.items():
             print(f"{posterior}: {seconds:.1f} s without a crash")
         outcomes = campaign(bench, bench.folder, options.kills, workers=options.workers, seed=options.seed)

@@ -70,6 +70,25 @@ def test_killed_around_everything_that_is_written(bench, tmp_path, event, poster
             assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
+OWN_POINTS = [
+    "after_config.yaml", "after_validation:1", "torn_evaluated:2", "before_metrics:3", "after_queried:2",
+    "torn_labelled:3", "before_finished:1",
+]  # fmt: skip
+
+
+def test_killed_with_parts_of_ones_own(tmp_path):
+    """A network and a posterior in JAX, and one that bdal cannot look into."""
+    bench = Bench(tmp_path, own_parts=True)
+    for posterior, points in (
+        ("noisy_head", [*OWN_POINTS, "parameters_written:1", "parameters_renamed:1"]),
+        ("bagging", OWN_POINTS),
+    ):
+        outcome = bench.trial(posterior, tmp_path / posterior, points)
+        assert outcome.same
+        assert outcome.kills == points
+        assert len(ledgers(tmp_path / posterior)) == 4
+
+
 def test_a_campaign(bench, tmp_path):
     outcomes = campaign(bench, tmp_path, 6, seed=3, line=lambda text: None)
     assert all(outcome.same for outcome in outcomes), outcomes
