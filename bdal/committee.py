@@ -43,7 +43,7 @@ class Committee:
       own: a pytree of `[K, ...]`, the parameters of each member; None: all are shared.
       noise: a pytree of `[K, ...]`, such as K keys; None: members draw nothing.
       likelihood: what outputs mean; by default logits of classes.
-      info: scalars a member, `[K]`, or `[1]` where members come from one training.
+      info: scalars a member, `[K]`, or `[1]` or `[]` where members come from one training.
 
     >>> def apply(body, head, noise, x):
     ...     features = jax.nn.relu(x @ body)
@@ -72,7 +72,8 @@ class Committee:
         """The committee of the first `num_members` members (all of them if there are fewer)."""
         if num_members < 1:
             raise ValueError(f"num_members: expected at least 1, got {num_members}")
-        own, noise, info = jax.tree.map(lambda leaf: leaf[:num_members], (self.own, self.noise, self.info))
+        own, noise = jax.tree.map(lambda leaf: leaf[:num_members], (self.own, self.noise))
+        info = jax.tree.map(lambda leaf: leaf[:num_members] if jnp.ndim(leaf) else leaf, self.info)
         return replace(self, own=own, noise=noise, info=info)
 
     @jax.jit
@@ -215,7 +216,8 @@ def _features(committee: Committee, inputs) -> jax.Array:
 
 
 def _embedding(committee: Committee, inputs) -> jax.Array:
-    if not jax.tree.leaves(committee.own):
+    differ = committee.num_members == 1 or jax.eval_shape(_features, committee, inputs).shape[1] > 1
+    if differ and not jax.tree.leaves(committee.own):  # else what they share is known, noise or not
         committee = replace(committee, noise=None)  # one network, without noise
     features = _features(committee, inputs)  # [B, K, D] or [B, 1, D]
     return features.reshape(features.shape[0], -1) / jnp.sqrt(features.shape[1])
