@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bdal.backend import shapes_of
 from bdal.committee import check_parts
 from bdal.errors import described_type, shown
 from bdal.types import Apply, Train, Variables
@@ -64,7 +65,7 @@ def model_from_functions(
     >>> model.apply(model.init(jax.random.key(0)), None, jnp.ones(4)).shape
     (2,)
     """
-    if isinstance(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))), Variables):
+    if isinstance(shapes_of(init), Variables):
         return Model(init, apply, train)
     return Model(lambda key: Variables(init(key)), lambda variables, noise, x: apply(variables.params, noise, x), train)
 
@@ -119,7 +120,7 @@ def model_from_linen(module, example, *, batched: bool = True, **call_kwargs) ->
         given = jax.tree.map(lambda leaf: leaf[None], zeros) if batched else zeros
         return _of_collections(module.init(key, given, **kwargs))
 
-    has_statistics = bool(jax.tree.leaves(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))).state))
+    has_statistics = bool(jax.tree.leaves(shapes_of(init).state))
     return Model(init, _linen_apply(module, has_statistics, batched, call_kwargs))
 
 
@@ -144,8 +145,8 @@ def model_from_equinox(make: Callable[[jax.Array], Any], *, batched: bool = Fals
     shapes = eqx.filter_eval_shape(make, jax.random.key(0))
     if not callable(shapes):
         raise TypeError(
-            f"make: expected a function key -> equinox module, got one that makes {described_type(shapes)}; layers with "
-            "a state (BatchNorm) are not for model_from_equinox: LayerNorm and GroupNorm have none"
+            f"make: expected a function key -> equinox module, got one that makes {described_type(shapes)}; layers "
+            "with a state (BatchNorm) are not for model_from_equinox: LayerNorm and GroupNorm have none"
         )
     static = eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), inverse=True)
 
@@ -195,10 +196,11 @@ def model_from_haiku(transformed, example, *, batched: bool = True, switch: str 
         found = transformed.init(key, given, **flag(True))
         return Variables(*found) if stateful else Variables(found)
 
-    if switch is not None and jax.tree.leaves(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))).state):
+    if switch is not None and jax.tree.leaves(shapes_of(init).state):
         raise ValueError(
-            f"transformed: expected no state beside `{switch}`, got running statistics (BatchNorm), which would normalise "
-            "one input by itself; take LayerNorm or GroupNorm, or model_from_functions with a `train` of your own"
+            f"transformed: expected no state beside `{switch}`, got running statistics (BatchNorm), which would "
+            "normalise one input by itself; take LayerNorm or GroupNorm, or model_from_functions with a `train` of "
+            "your own"
         )
 
     def apply(variables, noise, x):
@@ -352,8 +354,8 @@ def from_batched(fn: Callable, params) -> tuple[Apply, Any]:
 def _check_make(make, kind: type, argument: str, otherwise: str) -> None:
     if isinstance(make, kind):
         raise TypeError(
-            f"make: expected a function {argument} -> module, got a module, {type(make).__name__}; pass the function that "
-            f"makes it, with new parameters at every call{otherwise}"
+            f"make: expected a function {argument} -> module, got a module, {type(make).__name__}; pass the function "
+            f"that makes it, with new parameters at every call{otherwise}"
         )
 
 
