@@ -329,6 +329,8 @@ class CompiledFit:
     likelihood: Likelihood
 
     def __post_init__(self):
+        if not isinstance(self.model, Model):
+            raise ValueError(f"model: expected a bdal.Model, got {self.model!r}")
         variables = shapes_of(self.model.init)
         floats = [leaf for leaf in jax.tree.leaves(variables) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         if len(split_weights(variables)[0]) < len(floats) and self.model.train is None:

@@ -18,6 +18,7 @@ from bdal import calibration
 from bdal.backend import trains_side_by_side
 from bdal.committee import Committee
 from bdal.config.data import Data
+from bdal.errors import ConfigError, described_type
 from bdal.information import log_mean_exp
 from bdal.loop import check_trained, on_host, query_round, training_data
 from bdal.pool import map_pool
@@ -51,8 +52,11 @@ def run_together(wanted: bool | None, fit: Fit, data: Data) -> bool:
     return trains_side_by_side(fit.model.init) if wanted is None else wanted
 
 
-def programs_of(experiment, comparison, fit: Fit, together: bool) -> Programs:
-    """The programs of one comparison; with `together` each runs all seeds, in the fit side by side, else in turn."""
+def programs_of(experiment, comparison, fit: Fit, together: bool, num_classes: int | None = None) -> Programs:
+    """The programs of one comparison; with `together` each runs all seeds, in the fit side by side, else in turn.
+
+    A committee of one's own must vote by its `comparison.members` on `num_classes` classes, if they are given.
+    """
     run = _in_turn if together else _one_seed
     members = min(experiment.evaluation.members or comparison.members, comparison.members)
     chunk_size, size, targets = experiment.query.chunk_size, experiment.query.size, experiment.query.targets
@@ -84,6 +88,7 @@ def programs_of(experiment, comparison, fit: Fit, together: bool) -> Programs:
         check_trained(committee, f"{int(labelled[0].count)} labels")
         if not checked and not together:
             check_own_committee(committee, pool)
+            _check_votes(committee, pool, comparison, num_classes)
             checked.add("committee")
         return committee
 
@@ -170,6 +175,20 @@ def _one_seed(fn):
         return jax.tree.map(lambda leaf: np.asarray(leaf)[None], out)
 
     return call
+
+
+def _check_votes(committee, pool, comparison, num_classes: int | None) -> None:
+    """Raise a `ConfigError` unless a committee of one's own has the members and classes that it should have."""
+    if isinstance(committee, Committee):
+        return
+    expected = f"posterior {comparison.posterior.label}: expected a committee with `log_probs`, [B, K, C]"
+    if not hasattr(committee, "log_probs"):
+        raise ConfigError(f"{expected}, got {described_type(committee)}")
+    _, members, classes = np.shape(committee.log_probs(pool[:2]))
+    if members != comparison.members or num_classes not in (None, classes):
+        raise ConfigError(
+            f"{expected}, of {comparison.members} members and {num_classes} classes, got {members} and {classes}"
+        )
 
 
 class _First(NamedTuple):

@@ -31,6 +31,7 @@ from bdal.committee import Committee
 from bdal.config.data import GIVEN, Data, facts
 from bdal.config.parts import NO_PARTS, Parts
 from bdal.datasets import Dataset
+from bdal.errors import ConfigError
 from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.programs import MOST_PREDICTED, Programs, programs_of, run_together
 from bdal.experiment.progress import Progress
@@ -115,7 +116,7 @@ def advance(
     groups = []
     for comparison, fit, strategies in zip(experiment.comparisons, prepared.fits, prepared.strategies, strict=True):
         together = run_together(experiment.together, fit, data)
-        programs = programs_of(experiment, comparison, fit, together)
+        programs = programs_of(experiment, comparison, fit, together, data.num_classes)
         for strategy, chosen in zip(comparison.strategies, strategies, strict=True):
             name = comparison.method(strategy)
             ledgers = [
@@ -239,9 +240,17 @@ def _compute(prepared, method: Method, ledgers, at: _Round, sets: list[Sets], ro
     queries, quantiles = [Query(none, none)] * len(ledgers), [[]] * len(ledgers)
     if any(rooms):
         with at.phase("query"):
-            queries, quantiles = programs.query(
-                method.strategy, keys["query"], committee, labelled, validation, excluded, data.pool
-            )
+            try:
+                queries, quantiles = programs.query(
+                    method.strategy, keys["query"], committee, labelled, validation, excluded, data.pool
+                )
+            except AttributeError as error:
+                if getattr(error, "obj", None) is not committee:
+                    raise
+                raise ConfigError(
+                    f"{method.name}: expected a committee with `{error.name}`, which this strategy looks at, got "
+                    f"{type(committee).__name__} without"
+                ) from error
     queries = [Query(query.indices[:room], query.gains[:room]) for query, room in zip(queries, rooms, strict=True)]
     with at.phase("evaluate"):
         looks = _looks_at_stop_set(prepared, programs, committee, ledgers, at.number)

@@ -7,7 +7,7 @@ from bdal.experiment.programs import MOST_PREDICTED, Programs
 from bdal.selection import Query
 
 
-def made_up_programs(experiment, comparison, fit, together) -> Programs:
+def made_up_programs(experiment, comparison, fit, together, num_classes=None) -> Programs:
     """Programs whose results depend on all that they should depend on, and on how many seeds are in one program."""
 
     def fit(keys, labelled, validation, pool):
