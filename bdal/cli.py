@@ -139,7 +139,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, dict[str, bool]]]:
     )
 
     report = command("report", _report, "write a report of run directories, finished or not, as HTML and Markdown")
-    report.add_argument("workdirs", metavar="DIR", nargs="+", type=Path)
+    report.add_argument("workdirs", metavar="DIR|FILE.csv", nargs="+", type=Path)
     report.add_argument("--out", metavar="DIR", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--data-dir", metavar="DIR", help="where the data set's files are, if not where they were")
     report.add_argument("--no-images", action="store_true", help="leave out the pictures of what was queried")

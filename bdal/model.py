@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bdal.backend import shapes_of
 from bdal.committee import check_parts
-from bdal.errors import shown
+from bdal.errors import described_type, shown
 from bdal.types import Apply, Train, Variables
 
 
@@ -64,7 +65,7 @@ def model_from_functions(
     >>> model.apply(model.init(jax.random.key(0)), None, jnp.ones(4)).shape
     (2,)
     """
-    if isinstance(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))), Variables):
+    if isinstance(shapes_of(init), Variables):
         return Model(init, apply, train)
     return Model(lambda key: Variables(init(key)), lambda variables, noise, x: apply(variables.params, noise, x), train)
 
@@ -83,6 +84,8 @@ def model_from_nnx(make: Callable[[Any], Any], *, batched: bool = True) -> Model
     (2,)
     """
     from flax import nnx
+
+    _check_make(make, nnx.Module, "nnx.Rngs", "; of a trained one, from_nnx")
 
     def init(key):
         _, weights, _, _, state = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.RngKey, nnx.RngCount, ...)
@@ -117,7 +120,7 @@ def model_from_linen(module, example, *, batched: bool = True, **call_kwargs) ->
         given = jax.tree.map(lambda leaf: leaf[None], zeros) if batched else zeros
         return _of_collections(module.init(key, given, **kwargs))
 
-    has_statistics = bool(jax.tree.leaves(jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0))).state))
+    has_statistics = bool(jax.tree.leaves(shapes_of(init).state))
     return Model(init, _linen_apply(module, has_statistics, batched, call_kwargs))
 
 
@@ -138,7 +141,13 @@ def model_from_equinox(make: Callable[[jax.Array], Any], *, batched: bool = Fals
     """
     import equinox as eqx
 
+    _check_make(make, eqx.Module, "key", "")
     shapes = eqx.filter_eval_shape(make, jax.random.key(0))
+    if not callable(shapes):
+        raise TypeError(
+            f"make: expected a function key -> equinox module, got one that makes {described_type(shapes)}; layers "
+            "with a state (BatchNorm) are not for model_from_equinox: LayerNorm and GroupNorm have none"
+        )
     static = eqx.filter(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct), inverse=True)
 
     def init(key):
@@ -161,13 +170,22 @@ def model_from_haiku(transformed, example, *, batched: bool = True, switch: str 
       batched: whether the function expects a leading batch axis.
       switch: the name of its argument that is True in training, such as `is_training`, if it has one: True with noise.
 
+    Raises:
+      ValueError: the function has a state (BatchNorm) and a `switch`: with noise, one input would be normalised by
+        itself.
+
     >>> import haiku as hk
     >>> import jax.numpy as jnp
     >>> model = model_from_haiku(hk.transform(lambda x: hk.Linear(2)(x)), jnp.ones(3))
     >>> model.apply(model.init(jax.random.key(0)), None, jnp.ones(3)).shape
     (2,)
     """
-    stateful = hasattr(transformed, "apply") and "state" in inspect.signature(transformed.apply).parameters
+    if not hasattr(transformed, "apply"):
+        raise TypeError(
+            f"transformed: expected what hk.transform returns, got {described_type(transformed)}; pass "
+            "hk.transform(...) of it"
+        )
+    stateful = "state" in inspect.signature(transformed.apply).parameters
 
     def flag(value: bool) -> dict[str, bool]:
         return {} if switch is None else {switch: value}
@@ -175,8 +193,15 @@ def model_from_haiku(transformed, example, *, batched: bool = True, switch: str 
     def init(key):
         zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(jax.numpy.shape(leaf), leaf.dtype), example)
         given = jax.tree.map(lambda leaf: leaf[None], zeros) if batched else zeros
-        found = transformed.init(key, given, **flag(False))
+        found = transformed.init(key, given, **flag(True))
         return Variables(*found) if stateful else Variables(found)
+
+    if switch is not None and jax.tree.leaves(shapes_of(init).state):
+        raise ValueError(
+            f"transformed: expected no state beside `{switch}`, got running statistics (BatchNorm), which would "
+            "normalise one input by itself; take LayerNorm or GroupNorm, or model_from_functions with a `train` of "
+            "your own"
+        )
 
     def apply(variables, noise, x):
         def call(x):
@@ -324,6 +349,14 @@ def from_batched(fn: Callable, params) -> tuple[Apply, Any]:
         return _call(lambda inputs: fn(params, key, inputs), x, batched=True)
 
     return apply, params
+
+
+def _check_make(make, kind: type, argument: str, otherwise: str) -> None:
+    if isinstance(make, kind):
+        raise TypeError(
+            f"make: expected a function {argument} -> module, got a module, {type(make).__name__}; pass the function "
+            f"that makes it, with new parameters at every call{otherwise}"
+        )
 
 
 def _check_module(module, kind: type, name: str, other: str) -> None:

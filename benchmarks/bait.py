@@ -18,19 +18,17 @@ import json
 import os
 import statistics
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bdal import datasets, models
-from bdal.adapters import from_nnx, nnx_init
 from bdal.information import log_mean_exp
 from bdal.posteriors import fit_mc_dropout
 from bdal.selection import bait, bait_one_vector, gradient_features
 from bdal.training import Training
+from bdal.types import TrainingData
 
 QUERY, POOL, CLASSES = 10, 2000, 10
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,10 +105,9 @@ class AuthorsRule:
 def networks(args):
     """`(seed, number of labels, probs, features)` of the pool and, after it, the labelled points."""
     data = datasets.load("optdigits")
-    make = partial(models.MLP, data.inputs[0].size, CLASSES, hidden=args.hidden, dropout=0.25)
-    apply, _ = from_nnx(make(rngs=nnx.Rngs(0)), batched=False)
-    training = Training(steps=400, batch_size=32, learning_rate=2e-3, eval_every=25, patience=6, validation_samples=8)
-    fit = fit_mc_dropout(nnx_init(lambda rngs: make(rngs=rngs)), apply, num_members=20, training=training)
+    model = models.mlp(data.inputs.shape[1:], CLASSES, hidden=tuple(args.hidden))
+    training = Training(steps=400, batch_size=32, learning_rate=2e-3, eval_every=25, patience=6)
+    fit = fit_mc_dropout(model, members=20, training=training)
     size = max(args.labels)
     for seed in range(args.seeds):
         labelled, validation, pool = np.split(
@@ -119,7 +116,7 @@ def networks(args):
         held_out = (jnp.asarray(data.inputs[validation]), jnp.asarray(data.labels[validation]))
         buffer = (jnp.asarray(data.inputs[labelled]), jnp.asarray(data.labels[labelled]))
         for count in args.labels:
-            committee = fit(jax.random.key(seed), *buffer, count, held_out)
+            committee = fit(jax.random.key(seed), TrainingData(*buffer, count, held_out))
             inputs = jnp.asarray(data.inputs[np.r_[pool, labelled[:count]]])
             probs = jnp.exp(log_mean_exp(committee.log_probs(inputs)))
             yield seed, count, np.asarray(probs), np.asarray(committee.embedding(inputs))

@@ -12,20 +12,18 @@ the rows in a ball of each radius (median, largest), and the temperature fitted 
 
 import argparse
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from bdal import datasets, models
-from bdal.adapters import from_nnx, nnx_init
 from bdal.calibration import fit_temperature
 from bdal.information import log_mean_exp
 from bdal.posteriors import fit_mc_dropout
 from bdal.selection import half_spread, k_means_clusters, purity_radius, smallest_gap, unit_rows
 from bdal.training import Training
+from bdal.types import TrainingData
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--seeds", type=int, default=3)
@@ -37,17 +35,17 @@ def main():
     args = parser.parse_args()
     data = datasets.load("optdigits")
     inputs, labels = jnp.asarray(data.inputs), np.asarray(data.labels)
-    make = partial(models.MLP, inputs[0].size, 10, hidden=[128, 64], dropout=0.25)
-    apply, _ = from_nnx(make(rngs=nnx.Rngs(0)), batched=False)
-    training = Training(steps=400, batch_size=32, learning_rate=2e-3, eval_every=25, patience=6, validation_samples=8)
-    fit = fit_mc_dropout(nnx_init(lambda rngs: make(rngs=rngs)), apply, num_members=20, training=training)
+    model = models.mlp(inputs.shape[1:], 10)
+    training = Training(steps=400, batch_size=32, learning_rate=2e-3, eval_every=25, patience=6)
+    fit = fit_mc_dropout(model, members=20, training=training)
     everything = jnp.ones(len(inputs), bool)
     for seed in range(args.seeds):
         order = np.random.default_rng(seed).permutation(len(inputs))
         for count in args.labels:
             bought, validation = order[:count], order[-30:]
             held_out = inputs[validation], jnp.asarray(labels[validation])
-            committee = fit(jax.random.key(seed), inputs[bought], jnp.asarray(labels[bought]), count, held_out)
+            known = TrainingData(inputs[bought], jnp.asarray(labels[bought]), count, held_out)
+            committee = fit(jax.random.key(seed), known)
             rows = unit_rows(committee.embedding(inputs))
             squared = 2 - 2 * np.asarray(rows @ rows.T)
             clusters = k_means_clusters(jax.random.key(seed), rows, num_clusters=10, available=everything)

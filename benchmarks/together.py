@@ -30,12 +30,13 @@ import jax
 import numpy as np
 
 from bdal import config
-from bdal.config import data
-from bdal.experiment.prepare import TABLE
-from bdal.experiment.programs import network_of, programs_of
+from bdal.config.parts import OURS
+from bdal.experiment.prepare import prepare
+from bdal.experiment.programs import programs_of
 from bdal.pool import LabelledSet
 from bdal.strategy import make_strategy
 
+TABLE = OURS["strategies"]
 SETTINGS = {
     "quickstart": ("mc_dropout", 3_800, 20),
     "wide": ("mc_dropout", 4_000, 50),
@@ -64,14 +65,14 @@ parser.add_argument("--seconds", type=float, default=20)
 def experiment_of(args, posterior: str, pool: int, members: int) -> config.Experiment:
     """The quickstart with these sizes."""
     repeats = -(-pool // DIGITS)
-    copies = (config.Builder("repeated", {"repeats": repeats, "noise": 0.1}),) if repeats > 1 else ()
+    copies = (config.Named("repeated", {"repeats": repeats, "noise": 0.1}),) if repeats > 1 else ()
     quickstart = config.load("configs/quickstart.yaml")
     return dataclasses.replace(
         quickstart,
         seeds=args.seeds,
         data=config.Data(pool=pool // repeats, builders=copies),
         query=config.Query(size=args.query_size, targets=args.targets),
-        comparisons=(config.Comparison(posterior, members, (config.Strategy("random"),)),),
+        comparisons=(config.Comparison(posterior, members, (config.Named("random"),)),),
     )
 
 
@@ -79,10 +80,10 @@ class Sides:
     """A round of some seeds: committees fitted to random labels, and the two ways to query by them."""
 
     def __init__(self, args, experiment: config.Experiment):
-        loaded = data.load(experiment)
-        network, (comparison,) = network_of(experiment, loaded), experiment.comparisons
+        prepared = prepare(experiment)
+        loaded, (fit,), (comparison,) = prepared.data, prepared.fits, experiment.comparisons
         self.pool, self.seeds = loaded.pool, range(args.seeds)
-        self.together, self.apart = (programs_of(experiment, comparison, network, way) for way in (True, False))
+        self.together, self.apart = (programs_of(experiment, comparison, fit, way) for way in (True, False))
 
         labels, room = loaded.pool_labels, experiment.labels.training_labels
         assert labels is not None
@@ -103,7 +104,7 @@ class Sides:
             self.excluded.append(np.isin(np.arange(len(labels)), held_out))
         keys = list(jax.random.split(jax.random.key(0), args.seeds))
         self.committee = jax.block_until_ready(self.together.fit(keys, self.labelled, self.validation, self.pool))
-        self.committees = [jax.tree.map(lambda leaf, s=s: leaf[s : s + 1], self.committee) for s in self.seeds]
+        self.committees = [self.together.of_seed(self.committee, s) for s in self.seeds]
 
     def query_together(self, strategy, keys):
         """Picks of each seed, by one call."""

@@ -45,7 +45,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from flax import nnx
 
 from bdal import datasets
 from bdal.models import MLP
@@ -59,9 +58,9 @@ print(f"{len(pool)} digits of 8 x 8 in the pool, {len(test_inputs)} for testing"
 # %% [markdown]
 # ## A network and a way to train it
 #
-# `init(key)` makes fresh parameters, `apply(params, key, x)` gives the logits of one input. `fit_mc_dropout` turns them
-# into a `fit`: labels in, committee out. It trains from scratch every round, stops early on a few validation labels,
-# and compiles once, whatever the number of labels.
+# A `Model` is a network as functions: `init(key)` makes fresh variables, `apply(variables, key, x)` gives the logits of
+# one input. `fit_mc_dropout` turns it into a `fit`: labels in, committee out. It trains from scratch every round, stops
+# early on a few validation labels, and compiles once, whatever the number of labels.
 
 # %%
 
@@ -70,11 +69,9 @@ def make(rngs):
     return MLP(64, data.num_classes, hidden=(128, 64), dropout=0.25, rngs=rngs)
 
 
-init = bdal.nnx_init(make)
-apply, _ = bdal.from_nnx(make(nnx.Rngs(0)), batched=False)  # this network takes one input
-
-training = bdal.Training(steps=600, batch_size=64, validation_samples=8)
-fit = bdal.fit_mc_dropout(init, apply, num_members=20, training=training)
+model = bdal.model_from_nnx(make, batched=False)  # this network takes one input
+training = bdal.Training(steps=600, batch_size=64)
+fit = bdal.fit_mc_dropout(model, training=training, members=20)
 
 # %% [markdown]
 # ## One run
@@ -193,7 +190,7 @@ plt.show()
 # Another posterior is another `fit`; nothing else changes.
 
 # %%
-ensemble = bdal.fit_deep_ensemble(init, apply, num_members=5, training=bdal.Training(steps=600, batch_size=64))
+ensemble = bdal.fit_deep_ensemble(model, training=training, members=5)
 
 for round, accuracy in run("margin", seed=0, fit=ensemble):
     if round.number % 4 == 0:

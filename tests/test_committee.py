@@ -12,7 +12,6 @@ import pytest
 from flax import linen, nnx
 
 from bdal.acquisition import last_layer_gradient_norms
-from bdal.backend import has_convolution
 from bdal.committee import Committee, deep_ensemble, mc_dropout, split_weights
 from bdal.model import from_batched, from_linen, from_nnx, model_from_nnx
 from bdal.models import CNN, MLP
@@ -795,43 +794,3 @@ def test_networks_without_convolutions_go_side_by_side(monkeypatch):
 
 def conv(x):
     return jax.lax.conv(x, jnp.ones((1, 1, 2, 2)), (1, 1), "SAME")
-
-
-@jax.custom_jvp
-def conv_with_jvp(x):
-    return conv(x)
-
-
-@jax.custom_vjp
-def conv_with_vjp(x):
-    return conv(x)
-
-
-conv_with_jvp.defjvp(lambda primals, tangents: (conv(primals[0]), conv(tangents[0])))
-conv_with_vjp.defvjp(lambda x: (conv(x), None), lambda _, gradient: (gradient,))
-
-WRAPPED = {
-    "plain": conv,
-    "jit": jax.jit(conv),
-    "checkpoint": jax.checkpoint(conv),
-    "vmap": lambda x: jax.vmap(conv)(x[None])[0],
-    "scan": lambda x: jax.lax.scan(lambda x, _: (conv(x), None), x, length=2)[0],
-    "while": lambda x: jax.lax.while_loop(lambda x: x.sum() > 0, conv, x),
-    "cond": lambda x: jax.lax.cond(x.sum() > 0, conv, lambda x: x, x),
-    "custom_jvp": conv_with_jvp,
-    "custom_vjp": conv_with_vjp,
-    "grad": jax.grad(lambda x: conv(x).sum()),
-}
-
-
-@pytest.mark.parametrize("fn", WRAPPED.values(), ids=WRAPPED)
-def test_convolutions_are_found_wherever_they_are(fn):
-    image = jnp.ones((1, 1, 4, 4))
-    assert has_convolution(fn, image)
-    assert has_convolution(fn, jax.ShapeDtypeStruct(image.shape, image.dtype))
-
-
-def test_no_convolution_is_found_where_there_is_none():
-    assert not has_convolution(network, PARAMS, KEYS[0], INPUTS[0])
-    assert not has_convolution(network, PARAMS, None, INPUTS[0])
-    assert not has_convolution(jax.jit(lambda x: jnp.linalg.norm(x @ x)), np.ones((3, 3)))

@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen, nnx
 
@@ -16,8 +17,8 @@ from bdal import training as module
 from bdal.errors import LabelError
 from bdal.likelihood import categorical
 from bdal.model import Model, model_from_functions, model_from_linen, model_from_nnx
-from bdal.training import CompiledFit, Learned, Training, learn, train
-from bdal.types import TrainingData
+from bdal.training import CompiledFit, Learned, Training, Watch, learn, train
+from bdal.types import TrainingData, Variables
 from tests.compilations import count_compilations
 
 KEY = jax.random.key(0)
@@ -353,6 +354,115 @@ def test_a_diverged_training_does_not_come_back_as_its_initial_parameters(on_hos
     assert trained.info["diverged"]
     assert trained.info["steps"] == trained.info["best_step"] == SCHEDULE.patience * SCHEDULE.eval_every
     assert np.isnan(nll_of(params_of(trained), inputs, labels))
+
+
+# -- penalties, and a state of one's own ------------------------------------------------------------------------------
+
+
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize("from_python", [False, True])
+def test_a_penalty_is_shared_among_the_rows(from_python, monkeypatch):
+    """Of one real row, by hand: `w ← w − η (∇ −log p + ∇ penalty / count)`, with a prior `½ λ ‖w‖²` in nats."""
+    if from_python:
+        monkeypatch.setattr(module, "steps_from_python", lambda *_: True)
+    start, x, label, strength = np.array([[0.5, -0.2, 0.1], [0.3, 0.0, -0.4]]), np.array([1.0, 2.0]), 1, 3.0
+    model = model_from_functions(lambda key: jnp.asarray(start, jnp.float32), lambda w, key, x: x @ w)
+    counts = []
+
+    def prior(params, count):
+        counts.append(count)
+        return strength * jnp.square(params).sum() / 2
+
+    for count in (1, 4):  # the same row, once and four times: the penalty counts for all of them together
+        data = TrainingData(np.tile(np.float32(x), (4, 1)), np.full(4, label), count)
+        trained = train(KEY, model, categorical(), data, SGD, steps=5, batch_size=4, penalty=prior)
+        w = start.copy()
+        for _ in range(5):
+            probs = np.exp(x @ w) / np.exp(x @ w).sum()
+            w = w - 0.1 * (np.outer(x, probs - np.eye(3)[label]) + strength * w / count)
+        np.testing.assert_allclose(trained.variables.params, w, rtol=1e-4, atol=1e-6)
+        assert trained.steps == 5
+    nothing = TrainingData(np.zeros((4, 2), np.float32), np.zeros(4, int), 0)
+    left = train(KEY, model, categorical(), nothing, SGD, steps=5, batch_size=4, penalty=prior).variables.params
+    same_bits(left, np.float32(start))
+    assert counts
+
+
+def running_mean(decay):
+    """A linear network of what is left of an input after the running mean of all inputs, as BatchNorm has one."""
+
+    def init(key):
+        return Variables(jnp.zeros((2, 2)), {"mean": jnp.zeros(2), "batches": jnp.int32(0)})
+
+    def apply(variables, noise, x):
+        return (x - variables.state["mean"]) @ variables.params
+
+    def train(variables, key, inputs):
+        mean = inputs.mean(0)
+        old = variables.state
+        state = {"mean": decay * old["mean"] + (1 - decay) * mean, "batches": old["batches"] + 1}
+        return (inputs - mean[None]) @ variables.params, state
+
+    return model_from_functions(init, apply, train)
+
+
+@pytest.mark.parametrize("from_python", [False, True])
+def test_a_state_of_ones_own_is_updated_by_every_minibatch(from_python, monkeypatch):
+    if from_python:
+        monkeypatch.setattr(module, "steps_from_python", lambda *_: True)
+    inputs = np.tile(np.float32([2.0, -1.0]), (6, 1))  # of equal rows every minibatch has the same mean
+    data = TrainingData(inputs, np.zeros(6, int), 4)
+    trained = train(KEY, running_mean(0.9), categorical(), data, SGD, steps=7, batch_size=3)
+    assert trained.variables.state["batches"] == 7
+    np.testing.assert_allclose(trained.variables.state["mean"], (1 - 0.9**7) * inputs[0], rtol=1e-5)
+    same_bits(trained.variables.params, np.zeros((2, 2)))  # what is left of the rows is nothing
+
+
+def test_a_state_is_that_of_the_best_step_and_is_scored_with():
+    inputs, labels = clouds(0, 40)
+    inputs += 5
+    validation = clouds(1, 20)
+    validation = (validation[0] + 5, validation[1])
+    model = running_mean(0.5)
+    schedule = replace(SCHEDULE, steps=60, learning_rate=3e-2)
+    found = learn(KEY, model, categorical(), TrainingData(inputs, labels, 40, validation), schedule)
+    np.testing.assert_allclose(found.variables.state["mean"], inputs.mean(0), atol=1.0)
+    assert found.variables.state["batches"] == found.info["best_step"]
+    logits = jax.vmap(lambda x: model.apply(found.variables, None, x))(validation[0])
+    assert (np.asarray(logits.argmax(-1)) == validation[1]).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["zeros", "garbage"])
+def test_without_labels_the_state_stays_as_it_was(kind):
+    inputs = np.full((4, 2), 0.0 if kind == "zeros" else np.nan, np.float32)
+    model = running_mean(0.9)
+    trained = train(KEY, model, categorical(), TrainingData(inputs, np.zeros(4, int), 0), SGD, steps=5, batch_size=3)
+    same_bits(trained.variables, model.init(KEY))
+
+
+def test_training_goes_on_from_where_it_is_started():
+    data = TrainingData(*clouds(0, 40), 40)
+    options = {"steps": 5, "batch_size": 8}
+    start = Variables(jax.tree.map(lambda leaf: leaf + 1, init(KEY)))
+    frozen = train(KEY, MODEL, categorical(), data, optax.sgd(0.0), start=start, **options)
+    same_bits(frozen.variables, start)
+    moved = train(KEY, MODEL, categorical(), data, SGD, start=start, **options).variables.params
+    fresh = train(KEY, MODEL, categorical(), data, SGD, **options).variables.params
+    assert np.abs(moved["w"] - start.params["w"]).max() < np.abs(moved["w"] - fresh["w"]).max()
+
+
+def test_a_watch_may_end_the_training():
+    watch = Watch(
+        lambda key, variables: jnp.int32(0), lambda seen, step, variables, data: seen + 1, lambda seen: seen >= 3
+    )
+    data = TrainingData(*clouds(0, 40), 40)
+    options = {"steps": 50, "batch_size": 8, "every": 4}
+    stopped = train(KEY, MODEL, categorical(), data, SGD, watch=watch, **options)
+    assert (stopped.steps, stopped.watched) == (12, 3)
+    alone = train(KEY, MODEL, categorical(), data, SGD, steps=12, batch_size=8)
+    close(stopped.variables, alone.variables, 1e-6)
 
 
 # -- transformations, programs ----------------------------------------------------------------------------------------

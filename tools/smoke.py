@@ -5,8 +5,6 @@ import jax.numpy as jnp
 
 import bdal
 from bdal import datasets
-from bdal.posteriors import fit_deep_ensemble
-from bdal.training import Training
 
 
 def apply(params, key, x):
@@ -16,13 +14,9 @@ def apply(params, key, x):
 
 data = datasets.load("optdigits")
 inputs = jnp.asarray(data.inputs).reshape(len(data.inputs), -1)
-fit = fit_deep_ensemble(
-    lambda key: 0.1 * jax.random.normal(key, (inputs.shape[1], 10)),
-    apply,
-    num_members=3,
-    training=Training(steps=50, batch_size=32),
-)
-committee = fit(jax.random.key(0), inputs[:100], jnp.asarray(data.labels[:100]), 100, None)
+model = bdal.model_from_functions(lambda key: 0.1 * jax.random.normal(key, (inputs.shape[1], 10)), apply)
+fit = bdal.fit_deep_ensemble(model, members=3, training=bdal.Training(steps=50, batch_size=32))
+committee = fit(jax.random.key(0), bdal.TrainingData(inputs[:100], jnp.asarray(data.labels[:100]), 100))
 strategy = bdal.make_strategy("weighted_coverage")
 query = bdal.query(
     jax.random.key(1), strategy, committee, inputs[100:600], query_size=5, labelled_inputs=inputs[:100],

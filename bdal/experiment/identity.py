@@ -95,7 +95,8 @@ def _source(function: Callable[..., Any]) -> str:
         file = None
     if file is not None and Path(file).is_file():
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return _digest(_of_code(function.__code__)) if hasattr(function, "__code__") else ""
+    code = getattr(function, "__code__", None)
+    return "" if code is None else _digest(_of_code(code))
 
 
 def _of_code(code: CodeType) -> Iterator[Any]:

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,13 +36,13 @@ from bdal.experiment.prepare import Prepared, prepare
 from bdal.experiment.programs import MOST_PREDICTED, Programs, programs_of, run_together
 from bdal.experiment.progress import Progress
 from bdal.experiment.start import check_start, seed_key, start_points
+from bdal.experiment.warned import kept_warnings, where
 from bdal.loop import query_limit, step_key
 from bdal.pool import ABSTAIN, check_answers
 from bdal.report import figures, tables
 from bdal.selection import Query
-from bdal.store import directory, durable, parameters
+from bdal.store import directory, parameters
 from bdal.store.ledger import START, Ledger, Sets
-from bdal.store.lines import check_lines
 from bdal.store.lock import lock
 from bdal.strategy import QueryStrategy
 from bdal.types import Oracle
@@ -100,7 +99,7 @@ def held(workdir: str | Path) -> Iterator[Path]:
             yield Path(scratch)
         return
     directory.make(workdir)
-    with _kept_warnings(workdir), lock(workdir):
+    with kept_warnings(workdir), lock(workdir):
         yield workdir
 
 
@@ -154,31 +153,6 @@ def num_queries(experiment: config.Experiment) -> int:
     return -(-(experiment.labels.training_labels - experiment.labels.initial) // experiment.query.size)
 
 
-_where = ContextVar("where", default="")  # what the runner is at
-
-
-@contextmanager
-def _kept_warnings(workdir: Path) -> Iterator[None]:
-    """Write each distinct warning to `warnings.jsonl`, and show it as before."""
-    path = workdir / "warnings.jsonl"
-    _where.set("")
-    lines = durable.read(path)
-    check_lines(path, lines, "warning")
-    known = {(line["category"], line["message"]) for line in lines}
-    show_before = warnings.showwarning
-
-    def show(message, category, *args, **kwargs):
-        line = {"where": _where.get(), "category": category.__name__, "message": " ".join(str(message).split())}
-        if (line["category"], line["message"]) not in known:
-            known.add((line["category"], line["message"]))
-            durable.append(path, line)
-        show_before(message, category, *args, **kwargs)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
-
-
 # -- a group of seeds in one program, round by round ------------------------------------------------------------------
 
 
@@ -193,7 +167,7 @@ class _Round(NamedTuple):
     @contextmanager
     def phase(self, phase: str):
         self.report.stage(f"{self.name}, round {self.number}: {phase}")
-        _where.set(f"{self.name}, round {self.number}")
+        where.set(f"{self.name}, round {self.number}")
         start = time.monotonic()
         yield
         self.seconds[phase] = round(time.monotonic() - start, 4)
@@ -202,7 +176,7 @@ class _Round(NamedTuple):
 def _run_group(prepared: Prepared, method: Method, ledgers: list[Ledger], starts, report) -> None:
     """Fit, query, evaluate, label, for every seed of the group in step; until all are finished, or people are asked."""
     experiment = prepared.experiment
-    _where.set(f"{method.name}, start")
+    where.set(f"{method.name}, start")
     for ledger in ledgers:
         if not _start(prepared, ledger, starts[ledger.seed]):
             return

@@ -162,8 +162,8 @@ def _read(path: Path, name: str) -> Source:
     if path.is_dir() and directory.identity_of(path).get("loop") == OWN:
         return _read_own(path, name)
     if not (path / "config.yaml").is_file():
-        found = "no config.yaml in it" if path.is_dir() else "no such directory"
-        raise ConfigError(f"{path}: expected a run directory, as `bdal run` writes it, or a CSV file, found {found}")
+        found = "no config.yaml in it" if path.is_dir() else f"no such {'file' if path.suffix else 'directory'}"
+        raise ConfigError(f"{path}: expected a run directory, as `bdal run` writes it, found {found}")
     experiment, problem = None, ""
     identity, text, edited = directory.identity_of(path), (path / "config.yaml").read_text(encoding="utf-8"), []
     try:

@@ -157,8 +157,8 @@ def axis(rows: Sequence[Row]) -> str:
 
 
 def lacking(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The scores that no row has: a loop of one's own may leave them out."""
-    return tuple(score for score in SCORES if all(math.isnan(getattr(row, score)) for row in rows))
+    """The scores that no row has, of which there are some: a loop of one's own may leave them out."""
+    return tuple(score for score in SCORES if rows and all(math.isnan(getattr(row, score)) for row in rows))
 
 
 def measured_on(known: About) -> str:
@@ -334,7 +334,7 @@ def final_cells(known: About, outlying: Sequence[outliers.Outlier] = ()) -> tupl
         ("ece", 1, 3, "ECE"),
     )
     there = [each for each in every if each[0] not in lacking(known.finals)]
-    on = any(row.members or row.points for row in known.finals)
+    on = not known.finals or any(row.members or row.points for row in known.finals)
     lines = []
     for key in sorted(finals, key=lambda key: (order(key[0]), key[1] == "random", key[1])):
         rows = finals[key]

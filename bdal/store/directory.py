@@ -329,7 +329,7 @@ def _another_run(workdir: str | Path, experiment: config.Experiment, found: list
     )
 
 
-LABELS_STAY = ("labels.", "seed:", "data:", "data.")  # which points were bought, how many may be, and what a label means
+LABELS_STAY = ("labels.", "seed:", "data:", "data.")  # which points were bought, how many may be, what a label means
 PEOPLE_STAY = (*LABELS_STAY, "first_seed:", "comparisons.")  # where what people answered lies
 
 

@@ -201,14 +201,3 @@ def test_convolutions_of_xla_are_trained_member_by_member_from_python(monkeypatc
 def test_an_ensemble_of_nobody_is_refused(wrong):
     with pytest.raises(ValueError, match=f"{list(wrong)[-1]} must be at least 1, got 0"):
         fit_deep_ensemble(MODEL, **wrong)
-
-
-def test_where_members_are_trained_side_by_side(monkeypatch):
-    def of_size(size):
-        return lambda key: {"w": jnp.zeros(size)}
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert trains_side_by_side(of_size(2**16))
-    assert not trains_side_by_side(of_size(2**16 + 1))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert trains_side_by_side(of_size(2**16 + 1))

@@ -130,7 +130,7 @@ def test_what_is_no_text(tmp_path):
     for name in ("curves.csv", "none.csv"):
         with pytest.raises(ConfigError, match=rf"{name}: cannot be read as CSV"):
             read_curves(tmp_path / name)
-    with pytest.raises(ConfigError, match=r"none\.csv: expected a run directory.*, or a CSV file, found no such"):
+    with pytest.raises(ConfigError, match=r"none\.csv: expected a run directory, .*, found no such file"):
         report([tmp_path / "none.csv"])
 
 
