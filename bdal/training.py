@@ -390,6 +390,7 @@ def outputs_shape(model: Model, likelihood: Likelihood, inputs) -> jax.ShapeDtyp
 @lru_cache(maxsize=256)
 def _outputs_shape(model: Model, likelihood: Likelihood, structure, leaves) -> jax.ShapeDtypeStruct:
     def outputs(key, x):
-        return outputs_and_features(model.apply(model.init(key), key, x), likelihood)[0]
+        init_key, noise_key = jax.random.split(key)
+        return outputs_and_features(model.apply(model.init(init_key), noise_key, x), likelihood)[0]
 
     return jax.eval_shape(outputs, key_shape(), jax.tree.unflatten(structure, leaves))

@@ -14,6 +14,7 @@ from flax import nnx
 
 from bdal import acquisition, config, models, posteriors, selection, training
 from bdal.acquisition import ACQUISITION_FUNCTIONS, bald
+from bdal.backend import spec
 from bdal.committee import deep_ensemble, mc_dropout
 from bdal.errors import CapacityError, NonFiniteError
 from bdal.model import from_batched, from_nnx
@@ -287,7 +288,7 @@ def test_promise_17_everything_that_is_loaded_is_data(tmp_path, monkeypatch):
 
 def lowers_for_tpu(function, *arguments):
     """The program as a TPU would get it, from shapes alone."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), arguments)
+    shapes = jax.tree.map(spec, arguments)
     text = jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",)).as_text()
     assert "func.func public @main" in text
     assert "f64" not in text
